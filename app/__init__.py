@@ -1,0 +1,1 @@
+"""AI inference backend: several models, one server. Start reading at docs/architecture.md."""

@@ -1,0 +1,1 @@
+"""HTTP only: parse, hand over, shape the answer. No decisions are made here."""

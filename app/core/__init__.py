@@ -1,0 +1,1 @@
+"""Settings, errors, logs, clocks and metrics. Imports nothing of ours."""

@@ -1,0 +1,138 @@
+"""Settings: read once from the environment and `.env`, checked, frozen, handed down in slices.
+
+Only `app/main.py` and `app/cli.py` build `Settings()`. Every further setting has its unit in its
+name, a bound and a description; `.env.example` shows each one (a test compares the two).
+"""
+
+import os
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from app.core.errors import ConfigurationError
+
+
+def usable_cpus() -> int:
+    """CPUs this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def default_model_store() -> Path:
+    """A folder below the user's cache folder."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "ai-inference-backend"
+
+
+class Settings(BaseSettings):
+    """All settings of the server. Environment variables have the fields' names in capitals."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env", env_file_encoding="utf-8", frozen=True, extra="ignore"
+    )
+
+    debug: bool = Field(default=False, description="Log at debug level.")
+    host: str = Field(default="0.0.0.0", min_length=1, description="Address to listen on.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0: any free.")
+    default_model: str = Field(
+        default="summarizer", min_length=1, description="Model of requests that name none."
+    )
+    max_batch_size: int = Field(
+        default=8, ge=1, le=1024, description="Most rows that share one forward pass."
+    )
+    batch_timeout_ms: float = Field(
+        default=100.0,
+        ge=0,
+        le=10_000,
+        description="Longest that a row may be held back for company, and only where the measured "
+        "cost model says that waiting pays.",
+    )
+
+    model_profile: Literal["embedded"] = Field(
+        default="embedded", description="Which of the shipped catalogs to serve."
+    )
+    model_catalog: Path | None = Field(
+        default=None, description="A catalog file of your own, in place of the profile's."
+    )
+    model_store: Path = Field(
+        default_factory=default_model_store, description="Folder that holds the model files."
+    )
+    cpu_threads: int = Field(
+        default_factory=usable_cpus,
+        ge=1,
+        le=1024,
+        description="CPU threads that all models together may keep busy; default: all usable.",
+    )
+
+    max_queue_items: int = Field(
+        default=512,
+        ge=1,
+        le=1_000_000,
+        description="Most inputs inside one worker, waiting or run.",
+    )
+    max_request_items: int = Field(
+        default=256, ge=1, le=100_000, description="Most entries in one batch request."
+    )
+    max_text_chars: int = Field(
+        default=200_000, ge=1, le=100_000_000, description="Longest input text, in characters."
+    )
+    max_body_bytes: int = Field(
+        default=8 * 2**20, ge=1024, le=2**30, description="Largest request body, in bytes."
+    )
+    max_header_bytes: int = Field(
+        default=32 * 2**10, ge=1024, le=2**20, description="Largest request header, in bytes."
+    )
+    header_timeout_s: float = Field(
+        default=5.0, gt=0, le=600, description="Longest time to send a request header, in seconds."
+    )
+    body_timeout_s: float = Field(
+        default=10.0, gt=0, le=600, description="Longest pause while sending a body, in seconds."
+    )
+    keep_alive_s: float = Field(
+        default=30.0, gt=0, le=3600, description="Idle time of a connection, in seconds."
+    )
+    max_connections: int = Field(
+        default=1000, ge=1, le=100_000, description="Most connections at the same time."
+    )
+
+    worker_start_timeout_s: float = Field(
+        default=120.0, gt=0, le=3600, description="Longest time for a worker to load, in seconds."
+    )
+    worker_max_restarts: int = Field(
+        default=5,
+        ge=0,
+        le=1000,
+        description="Crashes in a row without an answer after which a version is failed.",
+    )
+    shutdown_grace_s: float = Field(
+        default=20.0, ge=0, le=3600, description="Time for running work to end at a stop, seconds."
+    )
+
+    log_format: Literal["auto", "json", "console"] = Field(
+        default="auto", description="auto: console on a terminal, JSON lines elsewhere."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least level that is logged."
+    )
+
+    @model_validator(mode="after")
+    def _request_fits_the_queue(self) -> Self:
+        if self.max_request_items > self.max_queue_items:
+            raise ValueError(
+                f"MAX_REQUEST_ITEMS ({self.max_request_items}) must not exceed MAX_QUEUE_ITEMS "
+                f"({self.max_queue_items}): such a request could never be admitted"
+            )
+        return self
+
+
+def load_settings() -> Settings:
+    """Settings from the environment. Raises ConfigurationError naming each wrong variable."""
+    try:
+        return Settings()
+    except ValidationError as wrong:
+        problems = [
+            f"{'.'.join(map(str, problem['loc'])).upper() or 'settings'}: {problem['msg']}"
+            for problem in wrong.errors()
+        ]
+        raise ConfigurationError("; ".join(problems)) from None

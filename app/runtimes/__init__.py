@@ -1,0 +1,1 @@
+"""Adapters over inference libraries; the only place that imports them."""

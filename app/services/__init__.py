@@ -1,0 +1,1 @@
+"""Use cases, in the order a reader would tell them."""

@@ -1,0 +1,1 @@
+"""Worker processes: both halves, and everything that crosses between them."""
