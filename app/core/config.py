@@ -116,6 +116,10 @@ class Settings(BaseSettings):
         default="info", description="Least level that is logged."
     )
 
+    @property
+    def effective_log_level(self) -> str:
+        return "debug" if self.debug else self.log_level
+
     @model_validator(mode="after")
     def _request_fits_the_queue(self) -> Self:
         if self.max_request_items > self.max_queue_items:

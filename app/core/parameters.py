@@ -45,8 +45,7 @@ class Parameter:
         """The value to use. Raises InvalidRequest naming the field, the bound and the value."""
         if value is None and self.default is None:
             return None
-        is_bool = isinstance(value, bool)
-        if not isinstance(value, _PYTHON_TYPES[self.kind]) or is_bool != (self.kind == "boolean"):
+        if not self._has_kind(value):
             raise self._refusal(f"must be {self._kind_words()}, not {type(value).__name__}")
         if self.kind in ("integer", "number"):
             self._check_bounds(value)
@@ -56,6 +55,10 @@ class Parameter:
             self._check_strings(value)
         return float(value) if self.kind == "number" else value
 
+    def _has_kind(self, value: Any) -> bool:
+        is_bool = isinstance(value, bool)  # a bool is an int to Python, not to callers
+        return isinstance(value, _PYTHON_TYPES[self.kind]) and is_bool == (self.kind == "boolean")
+
     def _kind_words(self) -> str:
         return {"strings": "a list of strings", "integer": "an integer"}.get(
             self.kind, f"a {self.kind}"
@@ -63,9 +66,9 @@ class Parameter:
 
     def _check_bounds(self, value: float) -> None:
         if self.minimum is not None and not value >= self.minimum:
-            raise self._refusal(f"must be at least {self.minimum:g}, not {value:g}")
+            raise self._refusal(f"must be at least {_shown(self.minimum)}, not {_shown(value)}")
         if self.maximum is not None and not value <= self.maximum:
-            raise self._refusal(f"must be at most {self.maximum:g}, not {value:g}")
+            raise self._refusal(f"must be at most {_shown(self.maximum)}, not {_shown(value)}")
 
     def _check_length(self, value: str) -> None:
         if self.max_length is not None and len(value) > self.max_length:
@@ -82,6 +85,13 @@ class Parameter:
 
     def _refusal(self, problem: str) -> InvalidRequest:
         return InvalidRequest(f"parameters.{self.name} {problem}")
+
+
+def _shown(number: float) -> str:
+    """A number in a message. JSON's integers have no limit; Python's `:g` and `str` do."""
+    if isinstance(number, float):
+        return f"{number:g}"
+    return str(number) if abs(number) < 10**20 else "a number of more than 20 digits"
 
 
 def resolve(declared: Iterable[Parameter], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,26 +5,14 @@ whatever batches suit the machine, beside rows of other items and other tasks ov
 weights, and hands the outputs back in order. Both functions are pure; neither sees a batch.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
+from app.core.inference import TokenIds, Tokenizer, Vectors
 from app.core.types import Answer
 
-TokenIds = Sequence[int]
-Vectors = NDArray[np.float32]
-
-
-class Tokenizer(Protocol):
-    """The model's own tokenizer, special tokens included."""
-
-    max_tokens: int  # longest row the model takes
-
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, never cut or padded."""
+__all__ = ["OneShotTask", "Prepared", "TokenIds", "Tokenizer", "Vectors"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,95 @@
+"""The ASGI application: routes, error answers, documentation, and what surrounds them."""
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+from fastapi.openapi.utils import get_openapi
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from app.api import docs, errors, health, inference, metrics, models
+from app.api.deps import AppServices
+from app.api.documented import REF, documented
+from app.api.envelope import JsonResponse
+from app.api.middleware import RequestContext
+from app.core.config import Settings
+from app.schemas.request import BatchBody, InferBody
+from app.schemas.response import IndexAnswer
+
+NAME = "ai-inference-backend"
+VERSION = "0.1.0"
+
+_DESCRIPTION = """\
+Summarizers, classifiers, embedders and language models side by side, with versions.
+
+Requests are strict JSON: unknown fields, wrong types and values out of bounds are refused with a
+message that names the field, the limit and the remedy. Every answer has a request id.
+"""
+_TAGS = [
+    {"name": "inference", "description": "Ask a model."},
+    {"name": "models", "description": "Which models and versions there are."},
+    {"name": "health", "description": "How the server is."},
+    {"name": "metrics", "description": "What it has done."},
+]
+
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/", **documented(IndexAnswer))
+async def index(request: Request) -> Response:
+    """Where everything is."""
+    paths: dict[str, dict[str, Any]] = request.app.state.openapi["paths"]
+    routes = [f"{method.upper()} {path}" for path, methods in paths.items() for method in methods]
+    return JsonResponse(
+        {"name": NAME, "version": VERSION, "routes": [*routes, "GET /docs", "GET /openapi.json"]}
+    )
+
+
+def build_app(
+    services: AppServices, settings: Settings, *, lifespan: Lifespan | None = None
+) -> ASGIApp:
+    """Everything that a server needs to be given. `lifespan` starts and stops the services."""
+    app = FastAPI(
+        title="AI inference backend",
+        version=VERSION,
+        description=_DESCRIPTION,
+        openapi_tags=_TAGS,
+        openapi_url=None,  # served by docs.py, like the page
+        redirect_slashes=False,
+        lifespan=lifespan,
+    )
+    app.state.services = services
+    app.state.settings = settings
+    app.state.started_at = time.monotonic()
+    app.state.assets = docs.load_assets()
+    for part in (inference, models, health, metrics, docs):
+        app.include_router(part.router)
+    app.include_router(router)
+    errors.install(app)
+    app.state.openapi = openapi_document(app, settings)
+    return RequestContext(app)
+
+
+def openapi_document(app: FastAPI, settings: Settings) -> dict[str, Any]:
+    """FastAPI's document, plus the bodies that routes read themselves and this server's limits."""
+    document = get_openapi(
+        title=app.title,
+        version=app.version,
+        description=app.description,
+        tags=app.openapi_tags,
+        routes=app.routes,
+    )
+    schemas = document["components"]["schemas"]
+    for body in (InferBody, BatchBody):
+        schemas[body.__name__] = body.model_json_schema(ref_template=REF)
+    schemas["InferBody"]["properties"]["text"]["maxLength"] = settings.max_text_chars
+    entries = schemas["BatchBody"]["properties"]["requests"]
+    entries["items"] = {"$ref": REF.format(model="InferBody")}
+    entries["maxItems"] = settings.max_request_items
+    return document

@@ -1,0 +1,101 @@
+"""POST /infer and POST /infer/batch, told in the order in which things happen."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app.api import answers
+from app.api.body import read_json
+from app.api.deps import note, request_id_of, services_of, settings_of, timeout_ms_of
+from app.api.disconnect import run_unless_gone
+from app.api.documented import documented
+from app.api.envelope import JsonResponse
+from app.api.errors import error_response
+from app.core.config import Settings
+from app.core.errors import InvalidRequest, InvariantBroken
+from app.core.types import Failed
+from app.schemas.request import BatchBody, InferBody, Limits, parse_batch, parse_infer
+from app.schemas.response import BatchAnswer, InferAnswer
+from app.services.inference_service import InferenceRequest, InferenceResult
+
+_VALUES_PER_ENTRY = 1000  # four fields, and parameters with room to spare
+
+router = APIRouter(tags=["inference"])
+
+
+@router.post("/infer", **documented(InferAnswer, body=InferBody))
+async def infer(request: Request) -> Response:
+    """Infer one text with one model.
+
+    Of a field that is given twice the last counts. When you close the connection the work is
+    dropped.
+    """
+    timeout_ms = timeout_ms_of(request)
+    settings = settings_of(request)
+    value = await read_json(
+        request, max_bytes=settings.max_body_bytes, max_values=_VALUES_PER_ENTRY
+    )
+    wanted = _wanted(parse_infer(value, _limits(settings)))
+    (result,) = await _infer(request, [wanted], timeout_ms)
+    note(request, model_used=result.model_used)
+    if isinstance(result.outcome, Failed):
+        return error_response(request, result.outcome.error)
+    return JsonResponse(answers.success(result, result.outcome, request_id_of(request)))
+
+
+@router.post("/infer/batch", **documented(BatchAnswer, body=BatchBody))
+async def infer_batch(request: Request) -> Response:
+    """Infer many texts, mixed over models as you like.
+
+    The status is 200 whenever the batch as such could be read: each entry has its own `success`.
+    Any other status means that no entry was inferred. Entry ids are the batch's request id, a
+    dash and the entry's index, counted from 0.
+    """
+    started = time.perf_counter()
+    timeout_ms = timeout_ms_of(request)
+    settings = settings_of(request)
+    max_values = _VALUES_PER_ENTRY + 100 * settings.max_request_items
+    value = await read_json(request, max_bytes=settings.max_body_bytes, max_values=max_values)
+    wanted, problems = _sorted_out(parse_batch(value, _limits(settings)), _limits(settings))
+    results = await _infer(request, wanted, timeout_ms) if wanted else ()
+    latency_ms = 1000 * (time.perf_counter() - started)
+    body = answers.batch(problems, results, request_id_of(request), latency_ms)
+    note(request, entries=len(problems), failed=body["summary"]["failed"])
+    return JsonResponse(body)
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(settings.max_text_chars, settings.max_request_items)
+
+
+def _wanted(body: InferBody) -> InferenceRequest:
+    return InferenceRequest(body.text, body.model, body.version, body.parameters)
+
+
+def _sorted_out(
+    entries: Sequence[Any], limits: Limits
+) -> tuple[list[InferenceRequest], list[InvalidRequest | None]]:
+    """What can be inferred, and for each entry why it cannot or None."""
+    wanted: list[InferenceRequest] = []
+    problems: list[InvalidRequest | None] = []
+    for index, entry in enumerate(entries):
+        try:
+            wanted.append(_wanted(parse_infer(entry, limits, where=f"requests.{index}")))
+            problems.append(None)
+        except InvalidRequest as problem:
+            problems.append(problem)
+    return wanted, problems
+
+
+async def _infer(
+    request: Request, wanted: Sequence[InferenceRequest], timeout_ms: float | None
+) -> Sequence[InferenceResult]:
+    work = services_of(request).inference.infer(wanted, timeout_ms=timeout_ms)
+    results = await run_unless_gone(request, work)
+    if len(results) != len(wanted):
+        raise InvariantBroken(f"{len(wanted)} requests got {len(results)} results")
+    return results

@@ -1,0 +1,46 @@
+"""GET /metrics: Prometheus text, or JSON for those who ask for it."""
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app.api.deps import services_of
+from app.api.documented import Responses, documented
+from app.api.envelope import JsonResponse
+from app.schemas.response import MetricsAnswer
+
+PROMETHEUS_TEXT = "text/plain; version=0.0.4; charset=utf-8"
+
+router = APIRouter(tags=["metrics"])
+
+_BOTH: Responses = {
+    200: {
+        "model": MetricsAnswer,
+        "description": "Prometheus text; JSON with `Accept: application/json`.",
+        "content": {
+            "text/plain": {
+                "schema": {"type": "string"},
+                "example": "# TYPE requests_total counter\n"
+                'requests_total{model="sentiment"} 12.0\n',
+            }
+        },
+    }
+}
+
+
+@router.get("/metrics", **documented(MetricsAnswer, other=_BOTH))
+async def metrics(request: Request) -> Response:
+    """Requests, errors, latencies, batches, queues, tokens and memory, per model and version."""
+    measured = services_of(request).metrics
+    if wants_json(request.headers.get("accept", "")):
+        return JsonResponse(measured.summary())
+    return Response(measured.render(), media_type=PROMETHEUS_TEXT)
+
+
+def wants_json(accept: str) -> bool:
+    """Whether application/json is named; `*/*` and the scrapers' own types mean text."""
+    for entry in accept.lower().replace(" ", "").split(","):
+        media_type, *parameters = entry.split(";")
+        if media_type == "application/json" and "q=0" not in parameters:
+            return True
+    return False

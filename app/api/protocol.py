@@ -1,0 +1,313 @@
+"""uvicorn's HTTP protocol with the limits that it lacks: sizes, times and counts.
+
+One sweep per second and server looks at every connection, so no request arms a timer of its own.
+What breaks a limit is answered in the product's error shape where no other answer is under way,
+and its connection is closed the gentle way: our side first, then the rest when the client has
+read the answer, or after `LINGER_S`. Closing at once would let the kernel throw the answer away.
+"""
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from http import HTTPStatus
+from typing import Any, cast
+
+import asyncio
+
+import httptools
+import structlog
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from app.api.envelope import failure_bytes
+
+log = structlog.get_logger("app.api")
+
+MAX_URL_BYTES = 16 * 2**10
+MAX_HEADERS = 256
+MAX_PIPELINED = 16
+MIN_BODY_BYTES_PER_S = 1024
+LINGER_S = 2.0
+MAX_LINGER_BYTES = 16 * 2**20
+MAX_REFUSED_CONNECTIONS = 64  # those that are being told so; further ones are dropped
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one connection, and all together, may do."""
+
+    max_header_bytes: int
+    header_timeout_s: float
+    body_timeout_s: float
+    keep_alive_s: float
+    max_connections: int
+    on_refused: Callable[[str], None] = lambda code: None
+
+
+class LimitedConfig(uvicorn.Config):
+    """uvicorn's configuration and our limits, which its protocols find here."""
+
+    def __init__(self, app: Any, limits: Limits, **options: Any) -> None:
+        super().__init__(app, http=LimitedProtocol, **options)
+        self.limits = limits
+
+
+class Refused(Exception):
+    """A request that breaks the protocol or one of its limits."""
+
+    def __init__(self, status: HTTPStatus, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+
+class Reading(Enum):
+    """Which part of a request is being received."""
+
+    NOTHING = "nothing"
+    HEADER = "header"
+    BODY = "body"
+
+
+class LimitedProtocol(HttpToolsProtocol):
+    """One connection."""
+
+    def __init__(
+        self,
+        config: LimitedConfig,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._limits = config.limits
+        self.timeout_keep_alive = cast(int, config.limits.keep_alive_s)
+        self._reading = Reading.NOTHING
+        self._unanswered = 0
+        self._served = False
+        self._is_closing = False
+        self._since = 0.0  # when the part that is being received, or the closing, began
+        self._heard = 0.0  # when bytes came last
+        self._bytes = 0  # of that part
+        self._header_bytes = 0
+        self._idle_bytes = 0  # received since the last piece of body: chunk framing, trailers
+
+    # --- events of the connection
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._since = self._heard = self.loop.time()
+        excess = len(self.connections) - self._limits.max_connections
+        if excess > MAX_REFUSED_CONNECTIONS:
+            transport.abort()
+        elif excess > 0:
+            self.refuse(
+                Refused(
+                    HTTPStatus.SERVICE_UNAVAILABLE,
+                    "too_many_connections",
+                    f"The server has its {self._limits.max_connections} connections; try later.",
+                )
+            )
+
+    def data_received(self, data: bytes) -> None:
+        now = self._heard = self.loop.time()
+        self._unset_keepalive_if_required()
+        if self._is_closing:
+            self._bytes += len(data)
+            if self._bytes > MAX_LINGER_BYTES:
+                self.transport.abort()
+            return
+        if self._reading is Reading.NOTHING:
+            self._begin(Reading.HEADER, now)
+        self._bytes += len(data)
+        self._idle_bytes += len(data)
+        try:
+            self._feed(data)
+            self._check_unparsed()
+        except Refused as refused:
+            self.refuse(refused)
+        except httptools.HttpParserError as error:
+            self.refuse(_as_refused(error))
+
+    def _feed(self, data: bytes) -> None:
+        """Parse all of it. Upgrades are ignored, as RFC 9110 allows; the request is served."""
+        while data:
+            try:
+                return self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                data = data[upgrade.args[0] :]
+
+    def _check_unparsed(self) -> None:
+        """Bytes that the parser keeps for itself count like those that it has handed on."""
+        limit = self._limits.max_header_bytes
+        if self._reading is Reading.HEADER and self._bytes > limit:
+            raise _header_too_large(limit)
+        if self._reading is Reading.BODY and self._idle_bytes > limit:
+            raise _malformed("The framing of the body is too large.")
+
+    # --- events of the parser; what they raise comes back from `feed_data`
+
+    def on_message_begin(self) -> None:
+        if len(self.pipeline) >= MAX_PIPELINED:
+            raise _malformed(f"More than {MAX_PIPELINED} requests were sent ahead.")
+        if self._reading is not Reading.HEADER:
+            self._begin(Reading.HEADER, self._heard)
+        self._header_bytes = 0
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        super().on_url(url)
+        if len(self.url) > MAX_URL_BYTES:
+            raise Refused(
+                HTTPStatus.REQUEST_URI_TOO_LONG,
+                "url_too_long",
+                f"The URL is longer than {MAX_URL_BYTES} bytes.",
+            )
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        super().on_header(name, value)
+        self._header_bytes += len(name) + len(value) + 4
+        limit = self._limits.max_header_bytes
+        if self._header_bytes > limit or len(self.headers) > MAX_HEADERS:
+            raise _header_too_large(limit)
+
+    def on_headers_complete(self) -> None:
+        hosts = sum(name == b"host" for name, _ in self.headers)
+        if hosts > 1 or (hosts == 0 and self.parser.get_http_version() == "1.1"):
+            raise _malformed("A request names one Host.")
+        self._begin(Reading.BODY, self._heard)
+        self._unanswered += 1
+        super().on_headers_complete()
+        self.cycle.transport = cast(asyncio.Transport, _GentleTransport(self))
+
+    def on_body(self, body: bytes) -> None:
+        self._idle_bytes = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._begin(Reading.NOTHING, self._heard)
+        super().on_message_complete()
+
+    def _begin(self, part: Reading, now: float) -> None:
+        self._reading, self._since, self._bytes, self._idle_bytes = part, now, 0, 0
+
+    # --- the end of a request, and of the connection
+
+    def on_response_complete(self) -> None:
+        self._unanswered -= 1
+        self._served = True
+        if self._reading is not Reading.HEADER:
+            # idle from here on, or the rest of a body that nobody waits for
+            self._since, self._bytes = self.loop.time(), 0
+        super().on_response_complete()
+
+    def refuse(self, refused: Refused) -> None:
+        """Answer where that is possible, and close."""
+        if self._is_closing or self.transport.is_closing():
+            return
+        log.warning("request_refused", code=refused.code, reason=str(refused))
+        self._limits.on_refused(refused.code)
+        if self._may_answer():
+            self.transport.write(_response(refused))
+        self._linger()
+
+    def _may_answer(self) -> bool:
+        """No answer is under way, and none has to come first."""
+        if self._unanswered == 0:
+            return True
+        is_own = self._reading is Reading.BODY and self._unanswered == 1
+        return is_own and not self.cycle.response_started
+
+    def close_gently(self) -> None:
+        """Close after an answer; when its request was read only in part, by lingering."""
+        if self._reading is Reading.BODY and not self._is_closing:
+            self._linger()
+        elif not self._is_closing:
+            self.transport.close()
+
+    def _linger(self) -> None:
+        self._is_closing = True
+        self._since, self._bytes = self.loop.time(), 0
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True  # whoever still works for this connection may stop
+            self.cycle.message_event.set()
+        self.flow.resume_reading()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        else:
+            self.transport.close()
+
+    # --- time
+
+    def sweep(self, now: float) -> None:
+        """Called about once per second: end what takes too long."""
+        if self._is_closing or self._is_discarding():
+            if now - self._since > LINGER_S:
+                self.transport.close()
+        elif self._reading is Reading.NOTHING:
+            patience_s = (
+                self._limits.keep_alive_s if self._served else self._limits.header_timeout_s
+            )
+            if self._unanswered == 0 and now - self._since > patience_s:
+                self.transport.close()
+        elif not self.flow.read_paused and self._is_late(now):
+            self.refuse(
+                Refused(
+                    HTTPStatus.REQUEST_TIMEOUT,
+                    "request_timeout",
+                    f"The {self._reading.value} of the request did not arrive in time.",
+                )
+            )
+
+    def _is_discarding(self) -> bool:
+        return self._reading is Reading.BODY and self.cycle.response_complete
+
+    def _is_late(self, now: float) -> bool:
+        if self._reading is Reading.HEADER:
+            return now - self._since > self._limits.header_timeout_s
+        if self._unanswered > 1:  # not read on purpose: an earlier request is being served
+            return False
+        patience_s = self._limits.body_timeout_s
+        earned_s = self._bytes / MIN_BODY_BYTES_PER_S
+        return now - self._heard > patience_s or now - self._since > patience_s + earned_s
+
+
+class _GentleTransport:
+    """What a request's cycle may do with the connection."""
+
+    def __init__(self, protocol: LimitedProtocol) -> None:
+        self._protocol = protocol
+        self.write = protocol.transport.write
+        self.is_closing = protocol.transport.is_closing
+        self.close = protocol.close_gently
+
+
+def _malformed(message: str) -> Refused:
+    return Refused(HTTPStatus.BAD_REQUEST, "bad_request", message)
+
+
+def _header_too_large(limit: int) -> Refused:
+    return Refused(
+        HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+        "header_too_large",
+        f"The request header has more than {limit} bytes or {MAX_HEADERS} fields.",
+    )
+
+
+def _as_refused(error: httptools.HttpParserError) -> Refused:
+    """Our own refusal comes back wrapped; everything else is malformed HTTP."""
+    cause = error.__context__
+    return cause if isinstance(cause, Refused) else _malformed("This is not valid HTTP/1.1.")
+
+
+def _response(refused: Refused) -> bytes:
+    body = failure_bytes(refused.code, str(refused), str(uuid.uuid4()))
+    retry = "retry-after: 1\r\n" if refused.status is HTTPStatus.SERVICE_UNAVAILABLE else ""
+    head = (
+        f"HTTP/1.1 {refused.status.value} {refused.status.phrase}\r\n"
+        f"content-type: application/json\r\ncontent-length: {len(body)}\r\n{retry}"
+        "x-content-type-options: nosniff\r\ncache-control: no-store\r\nconnection: close\r\n\r\n"
+    )
+    return head.encode("ascii") + body

@@ -1,0 +1,140 @@
+"""The server: `python -m app.main`.
+
+Start: settings, catalog and port are checked before anything is loaded, so that a mistake is one
+line and no child. Then HTTP answers at once (health tells what is loading) while the workers load.
+Stop (SIGTERM or SIGINT): not ready, no new work, what was accepted is finished within
+SHUTDOWN_GRACE_S, the workers end, exit 0. A second signal does not wait.
+"""
+
+import asyncio
+import contextlib
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+
+import structlog
+import uvloop
+from fastapi import FastAPI
+from starlette.types import ASGIApp
+
+from app.api.application import build_app
+from app.api.server import Server, build_server, open_socket
+from app.core.clock import MonotonicClock
+from app.core.config import Settings, load_settings
+from app.core.errors import ConfigurationError
+from app.core.logging import configure_logging
+from app.core.metrics import Metrics
+from app.models.catalog import load_catalog, profile_path
+from app.models.loader import Fleet, build_fleet
+from app.models.progress import progress_for_stderr
+from app.models.spec import ModelSpec
+from app.models.store import ModelStore
+from app.services.inference_service import InferenceService
+from app.services.model_service import ModelService
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What the routes are given."""
+
+    inference: InferenceService
+    models: ModelService
+    metrics: Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class Application:
+    """One server, built and not started."""
+
+    app: ASGIApp
+    services: Services
+    fleet: Fleet
+
+    def refuse_new_work(self) -> None:
+        self.services.models.stop()
+        self.services.inference.stop()
+
+
+def create_app(settings: Settings, specs: Sequence[ModelSpec]) -> Application:
+    """Wire everything together. The workers live as long as the app's lifespan."""
+    metrics, clock = Metrics(), MonotonicClock()
+    store = ModelStore(settings.model_store, progress_for_stderr())
+    fleet = build_fleet(specs, store, settings, metrics, clock)
+    inference = InferenceService(
+        fleet.registry,
+        metrics,
+        clock,
+        default_model=settings.default_model,
+        max_text_chars=settings.max_text_chars,
+    )
+    services = Services(inference, ModelService(fleet.registry), metrics)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        running = asyncio.create_task(fleet.run())
+        try:
+            yield
+        finally:
+            await fleet.stop()
+            await running
+
+    return Application(build_app(services, settings, lifespan=lifespan), services, fleet)
+
+
+def read_catalog(settings: Settings) -> tuple[ModelSpec, ...]:
+    """The versions to serve. Raises ConfigurationError."""
+    specs = load_catalog(settings.model_catalog or profile_path(settings.model_profile))
+    names = {spec.name for spec in specs}
+    if settings.default_model not in names:
+        raise ConfigurationError(
+            f"DEFAULT_MODEL is {settings.default_model!r}, but the catalog has only: "
+            f"{', '.join(sorted(names))}"
+        )
+    return specs
+
+
+async def serve(settings: Settings, specs: Sequence[ModelSpec], listening: socket.socket) -> None:
+    """Serve until a signal comes and everything accepted is answered."""
+    application = create_app(settings, specs)
+    server = build_server(
+        application.app, settings, on_refused=application.services.metrics.observe_rejected
+    )
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, _on_signal, application, server)
+    host, port = listening.getsockname()[:2]
+    log.info("listening", host=host, port=port, cpu_threads=settings.cpu_threads)
+    await server.serve(sockets=[listening])
+    log.info("stopped")
+
+
+def _on_signal(application: Application, server: Server) -> None:
+    if server.should_exit:
+        server.force_exit = True
+        return
+    log.info("stopping", unanswered=application.fleet.unanswered)
+    application.refuse_new_work()
+    server.should_exit = True
+
+
+def main() -> int:
+    """The exit status: 0 after a clean stop, 2 when the configuration is wrong."""
+    try:
+        settings = load_settings()
+        configure_logging(settings.log_format, settings.effective_log_level)
+        specs = read_catalog(settings)
+        listening = open_socket(settings.host, settings.port)
+    except ConfigurationError as wrong:
+        sys.stderr.write(f"ai-inference-backend: {wrong}\n")
+        return 2
+    with listening:
+        uvloop.run(serve(settings, specs, listening))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

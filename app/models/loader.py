@@ -1,0 +1,174 @@
+"""From a catalog to running workers: groups versions by what they share, fetches, loads.
+
+Versions with the same artefact, runtime and options live in one worker, so that the weights are
+held once and their rows share batches. Each group is on its own: one that cannot be fetched or
+loaded fails, the others serve.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version as package_version
+from pathlib import Path
+from platform import machine
+
+import msgspec
+import structlog
+
+from app.core.clock import Clock
+from app.core.config import Settings
+from app.core.metrics import Metrics
+from app.models.registry import Deployment, Registry
+from app.models.spec import ModelFile, ModelSpec
+from app.models.store import ModelStore, fetch_all
+from app.workers.cpu import CpuBudget
+from app.workers.messages import HostedVersion, Load
+from app.workers.supervisor import ServingState, Supervisor, SupervisorLimits
+
+log = structlog.get_logger()
+
+CALIBRATION_FORMAT = "1"
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """All workers of a server, and the registry over them."""
+
+    registry: Registry
+    supervisors: tuple[Supervisor, ...]
+    store: ModelStore
+
+    @property
+    def unanswered(self) -> int:
+        return sum(supervisor.unanswered for supervisor in self.supervisors)
+
+    async def run(self) -> None:
+        """Every worker's whole life; returns when all have ended for good."""
+        async with asyncio.TaskGroup() as tasks:
+            for supervisor in self.supervisors:
+                tasks.create_task(supervisor.run())
+
+    async def stop(self) -> None:
+        self.store.stop()
+        async with asyncio.TaskGroup() as tasks:
+            for supervisor in self.supervisors:
+                tasks.create_task(supervisor.stop())
+
+
+def build_fleet(
+    specs: Sequence[ModelSpec],
+    store: ModelStore,
+    settings: Settings,
+    metrics: Metrics,
+    clock: Clock,
+) -> Fleet:
+    """Nothing is fetched or started before `Fleet.run`."""
+    cpu = CpuBudget(settings.cpu_threads, metrics.cpu)
+    fetching = asyncio.Lock()  # files come one after the other; each has the whole line
+    deployments: list[Deployment] = []
+    supervisors: list[Supervisor] = []
+    for group in group_by_artefact(specs):
+        supervisor = Supervisor(
+            group[0].artefact.name,
+            _preparation(group, store, settings, fetching),
+            limits=SupervisorLimits(
+                start_timeout_s=settings.worker_start_timeout_s,
+                max_crashes=settings.worker_max_restarts,
+                max_queue_items=settings.max_queue_items,
+            ),
+            cpu=cpu,
+            metrics=metrics,
+            clock=clock,
+            on_change=_readiness_metric(group, metrics),
+        )
+        supervisors.append(supervisor)
+        deployments += [Deployment(spec, supervisor) for spec in group]
+        for spec in group:
+            metrics.add_version(spec.name, spec.version, supervisor.name)
+    order = {spec.key: index for index, spec in enumerate(specs)}
+    deployments.sort(key=lambda deployment: order[deployment.spec.key])
+    return Fleet(Registry(deployments), tuple(supervisors), store)
+
+
+def group_by_artefact(specs: Sequence[ModelSpec]) -> list[list[ModelSpec]]:
+    """Versions that can share a worker, in the order of the catalog."""
+    groups: dict[tuple[str, str, str], list[ModelSpec]] = {}
+    for spec in specs:
+        groups.setdefault(spec.sharing_key, []).append(spec)
+    return list(groups.values())
+
+
+def _readiness_metric(group: Sequence[ModelSpec], metrics: Metrics) -> Callable[[Supervisor], None]:
+    def on_change(supervisor: Supervisor) -> None:
+        is_ready = supervisor.status.state is ServingState.READY
+        for spec in group:
+            metrics.version_ready(spec.name, spec.version, is_ready)
+
+    return on_change
+
+
+def _preparation(
+    group: Sequence[ModelSpec], store: ModelStore, settings: Settings, fetching: asyncio.Lock
+) -> Callable[[], Awaitable[Load]]:
+    async def prepare() -> Load:
+        async with fetching:
+            paths = await asyncio.to_thread(fetch_all, group, store)
+        return _load_message(group, paths, store.root, settings)
+
+    return prepare
+
+
+def _load_message(
+    group: Sequence[ModelSpec], paths: dict[ModelFile, Path], root: Path, settings: Settings
+) -> Load:
+    first = group[0]
+    calibration = root / "calibration" / f"{_calibration_key(first, settings)}.json"
+    return Load(
+        artefact=first.artefact.name,
+        files=_by_role(first.artefact.files, paths),
+        runtime=first.runtime,
+        options=dict(first.runtime_options),
+        versions=[
+            HostedVersion(
+                key=spec.key,
+                task=spec.task,
+                options=dict(spec.task_options),
+                files=_by_role(spec.task_files, paths),
+            )
+            for spec in group
+        ],
+        cpu_threads=settings.cpu_threads,
+        max_batch_size=settings.max_batch_size,
+        batch_timeout_ms=settings.batch_timeout_ms,
+        calibration_path=str(calibration),
+        log_format=settings.log_format,
+        log_level=settings.effective_log_level,
+    )
+
+
+def _by_role(files: Sequence[ModelFile], paths: dict[ModelFile, Path]) -> dict[str, str]:
+    return {file.role: str(paths[file]) for file in files}
+
+
+def _calibration_key(spec: ModelSpec, settings: Settings) -> str:
+    """Everything that shapes a measurement: files, runtime, options, limits, processor."""
+    shaped_by = [
+        CALIBRATION_FORMAT,
+        [file.sha256 for file in spec.artefact.files],
+        spec.runtime,
+        package_version("openvino"),
+        sorted(spec.runtime_options.items()),
+        settings.cpu_threads,
+        settings.max_batch_size,
+        _processor(),
+    ]
+    return hashlib.sha256(msgspec.json.encode(shaped_by)).hexdigest()[:32]
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return machine()
+    return next((line for line in lines if line.startswith("model name")), machine())

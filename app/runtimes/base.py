@@ -1,0 +1,53 @@
+"""What a runtime must do. Two shapes: one forward pass per row, or one step for all sequences."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from app.core.inference import Generated, Sampling, TokenIds, Tokenizer, Vectors
+
+
+@dataclass(frozen=True, slots=True)
+class StreamPlan:
+    """How the CPU is cut up: `streams` batches at a time, each on `threads` threads."""
+
+    streams: int
+    threads: int
+
+
+class OneShotRuntime(Protocol):
+    """One forward pass per batch of rows. `run` may be called by `streams` threads at once."""
+
+    tokenizer: Tokenizer
+    plan: StreamPlan
+
+    def run(self, rows: Sequence[TokenIds]) -> Vectors:
+        """float32 [rows, width], in the order of `rows`; rows may differ in length."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutcome:
+    """What one step ended: continuations by sequence id, and how many tokens it made."""
+
+    finished: Mapping[int, tuple[Generated, ...]]
+    tokens: int
+
+
+class StepRuntime(Protocol):
+    """Continuous batching: prompts join and leave between steps. One thread calls it."""
+
+    tokenizer: Tokenizer
+    threads: int
+    max_running_tokens: int  # prompt and continuation tokens that fit in the cache together
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of a continuation, special tokens left out."""
+
+    def add(self, sequence_id: int, prompt: TokenIds, sampling: Sampling) -> None:
+        """Let a prompt join at the next step."""
+
+    def cancel(self, sequence_id: int) -> None:
+        """Let a prompt leave before the next step."""
+
+    def step(self) -> StepOutcome:
+        """One token for every running sequence; long prompts are read in chunks."""

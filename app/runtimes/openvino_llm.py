@@ -1,0 +1,124 @@
+"""Decoder LLMs on OpenVINO GenAI's continuous batching: a GGUF file or a folder with its IR.
+
+`ContinuousBatchingPipeline.step` computes one token for every running sequence and reads long
+prompts in chunks between them; it holds the interpreter while it computes, so it is called
+directly on the worker's loop. Tokens stay inside the pipeline until a sequence has ended.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import openvino as ov
+import openvino_genai as genai
+from openvino_genai import py_openvino_genai as native
+
+from app.core.errors import CannotLoad
+from app.core.inference import Generated, Sampling, TokenIds
+from app.runtimes.base import StepOutcome, StreamPlan
+
+DEFAULT_CACHE_GB = 1
+CACHE_TOKENS_PER_GB = 40_000  # lower bound for a 135M model's cache at 8 bits
+CHUNK_TOKENS = 256
+
+
+class GenAiTokenizer:
+    """The checkpoint's tokenizer as GenAI builds it from the model's own files."""
+
+    def __init__(self, tokenizer: Any, max_tokens: int) -> None:
+        self.max_tokens = max_tokens
+        self._tokenizer = tokenizer
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text as it stands, no token added."""
+        return [
+            self._tokenizer.encode(text, add_special_tokens=False).input_ids.data[0].tolist()
+            for text in texts
+        ]
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text without special tokens."""
+        text: str = self._tokenizer.decode(list(token_ids))
+        return text
+
+
+class OpenVinoLlm:
+    """Continuous batching of one decoder model. Not thread-safe: one loop calls it.
+
+    options: max_tokens (context), cache_gb (size of the key-value cache).
+    """
+
+    def __init__(
+        self,
+        files: Mapping[str, str],
+        *,
+        plan: StreamPlan,
+        max_tokens: int,
+        cache_gb: int = DEFAULT_CACHE_GB,
+    ) -> None:
+        self.threads = plan.threads
+        self.max_running_tokens = cache_gb * CACHE_TOKENS_PER_GB
+        scheduler = genai.SchedulerConfig()
+        scheduler.cache_size = cache_gb
+        scheduler.max_num_batched_tokens = CHUNK_TOKENS
+        scheduler.dynamic_split_fuse = True
+        try:
+            self._pipeline = genai.ContinuousBatchingPipeline(
+                files["model"], scheduler, "CPU", {"INFERENCE_NUM_THREADS": plan.threads}
+            )
+        except RuntimeError as error:
+            raise CannotLoad(f"OpenVINO GenAI cannot read {files['model']}: {error}") from error
+        self.tokenizer = GenAiTokenizer(self._pipeline.get_tokenizer(), max_tokens)
+        self._eos = self._pipeline.get_tokenizer().get_eos_token_id()
+        self._handles: dict[int, Any] = {}
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(token_ids)
+
+    def add(self, sequence_id: int, prompt: TokenIds, sampling: Sampling) -> None:
+        """Let a prompt join at the next step."""
+        ids = ov.Tensor(np.asarray([prompt], dtype=np.int64))
+        config = self._config(sampling)
+        self._handles[sequence_id] = self._pipeline.add_request(sequence_id, ids, config)
+
+    def cancel(self, sequence_id: int) -> None:
+        """Let a prompt leave before the next step."""
+        self._handles.pop(sequence_id).cancel()
+
+    def step(self) -> StepOutcome:
+        """One token for every running sequence."""
+        tokens = len(self._handles)
+        self._pipeline.step()
+        ended = [i for i, handle in self._handles.items() if _has_ended(handle)]
+        finished = {i: _generated(self._handles.pop(i)) for i in ended}
+        return StepOutcome(finished, tokens)
+
+    def _config(self, sampling: Sampling) -> Any:
+        config = genai.GenerationConfig()
+        config.max_new_tokens = sampling.max_new_tokens
+        config.eos_token_id = self._eos
+        config.num_return_sequences = sampling.sequences
+        config.stop_strings = set(sampling.stop)
+        config.do_sample = sampling.temperature > 0
+        if config.do_sample:
+            config.temperature = sampling.temperature
+            config.top_p = sampling.top_p
+            config.rng_seed = sampling.seed
+            if sampling.top_k is not None:
+                config.top_k = sampling.top_k
+        return config
+
+
+def _has_ended(handle: Any) -> bool:
+    return bool(handle.get_status() != genai.GenerationStatus.RUNNING)
+
+
+def _generated(handle: Any) -> tuple[Generated, ...]:
+    """In the order in which the pipeline numbers its sequences."""
+    length = native.GenerationFinishReason.LENGTH
+    return tuple(
+        Generated(
+            tuple(output.generated_ids), "length" if output.finish_reason == length else "stop"
+        )
+        for output in handle.read_all()
+    )

@@ -1,0 +1,81 @@
+"""Predicts how long a batch takes on this machine.
+
+A padded batch of an encoder costs a fixed part, a part per padded token, and, for attention, a
+part per padded token and its row's length:
+
+    ms = fixed + per_token * rows * longest + per_pair * rows * longest^2
+
+The three are fitted once by calibration (least squares on relative errors); a running scale,
+the smoothed quotient of measured and predicted time, keeps them true afterwards.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+SMOOTHING = 0.05  # weight of the newest batch in the running scale
+SCALE_BOUNDS = (0.2, 5.0)  # one stalled batch must not teach nonsense
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A measured batch: shape and milliseconds."""
+
+    rows: int
+    longest: int
+    ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class CostModel:
+    """Milliseconds of a batch from its shape. Immutable: `observe` returns the better model."""
+
+    fixed_ms: float
+    per_token_ms: float
+    per_pair_ms: float
+    scale: float = 1.0
+    relative_error: float = 0.0
+
+    def predict_ms(self, rows: int, longest: int) -> float:
+        """Milliseconds for `rows` rows padded to `longest` tokens."""
+        tokens = rows * longest
+        return self.scale * (
+            self.fixed_ms + self.per_token_ms * tokens + self.per_pair_ms * tokens * longest
+        )
+
+    def observe(self, sample: Sample) -> "CostModel":
+        """The model after one more measured batch."""
+        predicted = self.predict_ms(sample.rows, sample.longest)
+        quotient = min(max(sample.ms / predicted, SCALE_BOUNDS[0]), SCALE_BOUNDS[1])
+        scale = self.scale * (1 + SMOOTHING * (quotient - 1))
+        error = self.relative_error + SMOOTHING * (abs(quotient - 1) - self.relative_error)
+        return replace(
+            self,
+            scale=min(max(scale, SCALE_BOUNDS[0]), SCALE_BOUNDS[1]),
+            relative_error=error,
+        )
+
+
+def fit(samples: Sequence[Sample]) -> CostModel:
+    """The model that fits the samples best in relative terms; no part is negative."""
+    rows = np.array([sample.rows for sample in samples], dtype=float)
+    longest = np.array([sample.longest for sample in samples], dtype=float)
+    ms = np.array([sample.ms for sample in samples], dtype=float)
+    features = np.stack([np.ones_like(rows), rows * longest, rows * longest**2], axis=1)
+    solution = _non_negative_least_squares(features / ms[:, None], np.ones_like(ms))
+    return CostModel(*(float(part) for part in solution))
+
+
+def _non_negative_least_squares(features: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Least squares over the best subset of columns whose weights are all positive."""
+    columns = features.shape[1]
+    best, best_error = np.zeros(columns), np.inf
+    for subset in range(1, 2**columns):
+        chosen = [column for column in range(columns) if subset >> column & 1]
+        weights, *_ = np.linalg.lstsq(features[:, chosen], target, rcond=None)
+        error = float(np.sum((features[:, chosen] @ weights - target) ** 2))
+        if (weights >= 0).all() and error < best_error:
+            best, best_error = np.zeros(columns), error
+            best[chosen] = weights
+    return best

@@ -1,0 +1,151 @@
+"""What callers send. Strict: no coercion, no unknown field, every size bounded.
+
+Bounds that are settings come with the validation context; the rest of the server sees plain
+values only.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, cast
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+)
+from pydantic_core import PydanticCustomError
+
+from app.core.errors import InvalidRequest
+from app.schemas.problems import refusal
+
+MAX_NAME_CHARS = 128
+MAX_PARAMETERS = 64
+_LARGEST_INTEGER = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The settings that bound a request."""
+
+    max_text_chars: int
+    max_request_items: int
+
+
+def _is_usable_text(text: str, info: ValidationInfo) -> str:
+    limits = cast(Limits, info.context)
+    if len(text) > limits.max_text_chars:
+        raise _wrong(
+            f"has {len(text)} characters, at most {limits.max_text_chars} are taken; "
+            "split it, or raise MAX_TEXT_CHARS"
+        )
+    if not text or text.isspace():
+        raise _wrong("is blank; send at least one visible character")
+    if (position := text.find("\0")) >= 0:
+        raise _wrong(f"holds the character U+0000 at index {position}; take it out")
+    return text
+
+
+def _is_name(name: str | None) -> str | None:
+    if name is not None and not 1 <= len(name) <= MAX_NAME_CHARS:
+        raise _wrong(f"has {len(name)} characters, 1 to {MAX_NAME_CHARS} are taken")
+    return name
+
+
+def _are_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
+    if len(parameters) > MAX_PARAMETERS:
+        raise _wrong(f"has {len(parameters)} entries, at most {MAX_PARAMETERS} are taken")
+    for name, value in parameters.items():
+        if isinstance(value, int) and abs(value) > _LARGEST_INTEGER:
+            raise _wrong(f"has an integer beyond 64 bits in {name[:MAX_NAME_CHARS]!r}")
+    return parameters
+
+
+def _wrong(problem: str) -> PydanticCustomError:
+    return PydanticCustomError("bound", "{problem}", {"problem": problem})
+
+
+Name = Annotated[str | None, AfterValidator(_is_name)]
+
+
+class InferBody(BaseModel):
+    """One text to infer."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        json_schema_extra={
+            "examples": [
+                {
+                    "text": "I love this AI inference backend! It works perfectly.",
+                    "model": "sentiment",
+                    "version": "v1",
+                }
+            ]
+        },
+    )
+
+    text: Annotated[str, AfterValidator(_is_usable_text)] = Field(
+        description="The input. Not blank, and without U+0000.",
+        examples=["I love this AI inference backend! It works perfectly."],
+        json_schema_extra={"minLength": 1},
+    )
+    model: Name = Field(
+        default=None,
+        description="Who shall infer it, as `/models` lists them; null: `DEFAULT_MODEL`.",
+        examples=["sentiment"],
+        json_schema_extra={"maxLength": MAX_NAME_CHARS},
+    )
+    version: Name = Field(
+        default=None,
+        description="Which version of the model; null: its default version.",
+        examples=["v1"],
+        json_schema_extra={"maxLength": MAX_NAME_CHARS},
+    )
+    parameters: Annotated[dict[str, Any], AfterValidator(_are_parameters)] = Field(
+        default_factory=dict,
+        description="Options of the version. `/models` shows the type, bounds and default of each.",
+        examples=[{"max_length": 50}],
+        json_schema_extra={"maxProperties": MAX_PARAMETERS},
+    )
+
+
+class BatchBody(BaseModel):
+    """Many texts to infer, each for a model of its own choice."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    requests: list[Any] = Field(
+        description="The entries, answered in this order. An entry that is wrong fails alone.",
+        json_schema_extra={"minItems": 1},
+        examples=[
+            [
+                {"text": "First text to process", "model": "summarizer"},
+                {"text": "Second text to process", "model": "sentiment"},
+            ]
+        ],
+    )
+
+
+def parse_infer(value: Any, limits: Limits, *, where: str = "") -> InferBody:
+    """Raises InvalidRequest that names each wrong field."""
+    try:
+        return InferBody.model_validate(value, context=limits)
+    except ValidationError as error:
+        raise refusal(error, where) from None
+
+
+def parse_batch(value: Any, limits: Limits) -> list[Any]:
+    """The entries, not yet checked. Raises InvalidRequest when the frame around them is wrong."""
+    try:
+        entries = BatchBody.model_validate(value).requests
+    except ValidationError as error:
+        raise refusal(error) from None
+    if not 1 <= len(entries) <= limits.max_request_items:
+        raise InvalidRequest(
+            f"requests has {len(entries)} entries, 1 to {limits.max_request_items} are taken; "
+            "split the batch, or raise MAX_REQUEST_ITEMS."
+        )
+    return entries

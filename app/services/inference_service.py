@@ -1,0 +1,143 @@
+"""One request, from plain inputs to outcomes.
+
+The path, in order. Each step names the module that owns it:
+
+1. models/registry.py turns model and version into a deployment.
+2. core/parameters.py checks the parameters against what the version's task declares.
+3. workers/supervisor.py admits the input, or refuses it at once (full, loading, failed).
+4. workers/handle.py keeps it until the worker answers, the deadline passes or the caller leaves.
+5. Outcomes return in the order of the inputs, each its own: one bad input fails alone.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from app.core.clock import Clock
+from app.core.errors import InvalidRequest, ModelUnavailable, ServingError
+from app.core.metrics import Metrics
+from app.core.parameters import resolve
+from app.core.types import Failed, Outcome
+from app.models.registry import Deployment, Registry
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceRequest:
+    """One input. model and version default to the configured model and its default version."""
+
+    text: str
+    model: str | None = None
+    version: str | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceResult:
+    """What became of one input. model_used is None when no version was found."""
+
+    outcome: Outcome
+    model_used: str | None
+    model_type: str | None
+    latency_ms: float
+
+
+class InferenceService:
+    """Serves any number of inputs at once; holds nothing between calls."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        metrics: Metrics,
+        clock: Clock,
+        *,
+        default_model: str,
+        max_text_chars: int,
+    ) -> None:
+        self._registry = registry
+        self._metrics = metrics
+        self._clock = clock
+        self._default_model = default_model
+        self._max_text_chars = max_text_chars
+        self._is_stopping = False
+
+    def stop(self) -> None:
+        """Take no new input; what was taken is finished."""
+        self._is_stopping = True
+
+    async def infer(
+        self, requests: Sequence[InferenceRequest], *, timeout_ms: float | None = None
+    ) -> list[InferenceResult]:
+        """One result per request, in order.
+
+        timeout_ms shortens the model's own limit, never lengthens it. Cancelling this call
+        withdraws every input that is not answered yet.
+        """
+        started = self._clock.now()
+        begun = [self._begin(request, timeout_ms, started) for request in requests]
+        waits = [wait for _, wait in begun if isinstance(wait, asyncio.Future)]
+        await asyncio.gather(*waits)
+        return [self._result(deployment, wait, started) for deployment, wait in begun]
+
+    def _begin(
+        self, request: InferenceRequest, timeout_ms: float | None, started: float
+    ) -> tuple[Deployment | None, "asyncio.Future[Outcome] | Failed"]:
+        """Hand one input to its worker; an error is an outcome, not an exception."""
+        deployment: Deployment | None = None
+        try:
+            if self._is_stopping:
+                raise ModelUnavailable("the server is stopping; ask another", retry_after_s=5.0)
+            name = self._default_model if request.model is None else request.model
+            deployment = self._registry.resolve(name, request.version)
+            self._check_length(request.text)
+            parameters = resolve(deployment.parameters, request.parameters)
+            limit_ms = float(deployment.spec.default_timeout_ms)
+            wait = deployment.supervisor.submit(
+                deployment.spec.key,
+                request.text,
+                parameters,
+                min(limit_ms, timeout_ms) if timeout_ms is not None else limit_ms,
+            )
+        except ServingError as refused:
+            failed = Failed(refused)
+            self._note(deployment, failed, started)
+            return deployment, failed
+        wait.add_done_callback(lambda done: self._on_done(deployment, done, started))
+        return deployment, wait
+
+    def _check_length(self, text: str) -> None:
+        if len(text) > self._max_text_chars:
+            raise InvalidRequest(
+                f"text has {len(text)} characters, at most {self._max_text_chars} are taken "
+                "(MAX_TEXT_CHARS); split it"
+            )
+
+    def _on_done(
+        self, deployment: Deployment, wait: "asyncio.Future[Outcome]", started: float
+    ) -> None:
+        if not wait.cancelled():
+            self._note(deployment, wait.result(), started)
+
+    def _note(self, deployment: Deployment | None, outcome: Outcome, started: float) -> None:
+        if deployment is None:
+            if isinstance(outcome, Failed):
+                self._metrics.observe_rejected(outcome.error.code)
+            return
+        spec = deployment.spec
+        self._metrics.answered(spec.name, spec.version, outcome, self._since_ms(started))
+
+    def _result(
+        self,
+        deployment: Deployment | None,
+        wait: "asyncio.Future[Outcome] | Failed",
+        started: float,
+    ) -> InferenceResult:
+        return InferenceResult(
+            outcome=wait if isinstance(wait, Failed) else wait.result(),
+            model_used=deployment.spec.key if deployment else None,
+            model_type=deployment.task.model_type if deployment else None,
+            latency_ms=self._since_ms(started),
+        )
+
+    def _since_ms(self, started: float) -> float:
+        return (self._clock.now() - started) * 1000

@@ -1,0 +1,93 @@
+"""What is served and how it is: for `/models`, health and readiness."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from app.models.registry import Deployment, Registry
+from app.workers.supervisor import ServingState
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """ready: every version serves or has been given up, and at least one serves.
+
+    started: the first load of every version has ended. stopping: no new work is taken.
+    """
+
+    ready: bool
+    started: bool
+    stopping: bool
+    versions: dict[str, dict[str, Any]]
+
+
+class ModelService:
+    """Reads the registry; changes nothing but whether the server is stopping."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._is_stopping = False
+
+    def stop(self) -> None:
+        """From now on the server is not ready."""
+        self._is_stopping = True
+
+    def readiness(self) -> Readiness:
+        states = [deployment.supervisor.status.state for deployment in self._registry]
+        settled = all(state in (ServingState.READY, ServingState.FAILED) for state in states)
+        serving = any(state is ServingState.READY for state in states)
+        return Readiness(
+            ready=settled and serving and not self._is_stopping,
+            started=all(state is not ServingState.LOADING for state in states),
+            stopping=self._is_stopping,
+            versions={deployment.spec.key: _state(deployment) for deployment in self._registry},
+        )
+
+    def describe(self) -> list[dict[str, Any]]:
+        """Every model with its versions, in the order of the catalog."""
+        models: dict[str, dict[str, Any]] = {}
+        for deployment in self._registry:
+            spec = deployment.spec
+            model = models.setdefault(
+                spec.name, {"name": spec.name, "default_version": None, "versions": []}
+            )
+            if spec.is_default:
+                model["default_version"] = spec.version
+            model["versions"].append(_describe(deployment))
+        return list(models.values())
+
+
+def _state(deployment: Deployment) -> dict[str, Any]:
+    status = deployment.supervisor.status
+    state: dict[str, Any] = {"state": status.state.value}
+    if status.reason:
+        state["reason"] = status.reason
+    return state
+
+
+def _describe(deployment: Deployment) -> dict[str, Any]:
+    spec, status = deployment.spec, deployment.supervisor.status
+    return {
+        "version": spec.version,
+        **_state(deployment),
+        "description": spec.description,
+        "task": spec.task,
+        "model_type": deployment.task.model_type,
+        "runtime": spec.runtime,
+        "artefact": {
+            "name": spec.artefact.name,
+            "license": spec.artefact.license,
+            "origin": spec.artefact.origin,
+            "size_bytes": sum(file.size_bytes for file in spec.artefact.files),
+        },
+        "parameters": [parameter.describe() for parameter in deployment.parameters],
+        "max_input_tokens": status.max_tokens,
+        "default_timeout_ms": spec.default_timeout_ms,
+        "worker": {
+            "name": deployment.supervisor.name,
+            "load_s": status.load_s,
+            "restarts": status.restarts,
+            "resident_bytes": status.resident_bytes,
+            "unanswered": deployment.supervisor.unanswered,
+            "calibration": status.calibration,
+        },
+    }

@@ -1,0 +1,118 @@
+"""Builds the loop that a worker runs, from what it was told to load. Slow: reads the weights."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from app.core.clock import MonotonicClock
+from app.core.errors import CannotLoad
+from app.runtimes.base import StreamPlan
+from app.runtimes.catalogue import runtime_class
+from app.scheduling.batcher import Batcher
+from app.scheduling.engine import StepScheduler
+from app.tasks.catalogue import build_task, task_info
+from app.workers.calibration import load_calibrated
+from app.workers.generating import GeneratingLoop
+from app.workers.lease import LeaseClient
+from app.workers.messages import BatchRan, ItemDone, ItemFailed, Load, WireItem
+from app.workers.one_shot import OneShotLoop
+
+MAX_SEQUENCES = 64
+
+Reply = Callable[[Sequence[ItemDone | ItemFailed]], None]
+
+
+class WorkLoop(Protocol):
+    """What runs the items; one per shape of task."""
+
+    @property
+    def waiting(self) -> int: ...
+
+    @property
+    def running(self) -> int: ...
+
+    def submit(self, items: Iterable[WireItem]) -> None: ...
+
+    def cancel(self, ids: Iterable[int]) -> None: ...
+
+    def take_batches(self) -> list[BatchRan]: ...
+
+    async def run(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedFacts:
+    """max_tokens: longest input; shown: how the machine is used, for people."""
+
+    max_tokens: int
+    shown: dict[str, Any]
+
+
+def build_loop(load: Load, lease: LeaseClient, reply: Reply) -> tuple[WorkLoop, LoadedFacts]:
+    """Raises CannotLoad when files, options or tasks do not fit together."""
+    shapes = {task_info(version.task).shape for version in load.versions}
+    if shapes == {"one_shot"}:
+        return _one_shot(load, lease, reply)
+    if shapes == {"generating"}:
+        return _generating(load, lease, reply)
+    raise CannotLoad(f"one worker cannot serve tasks of shapes {sorted(shapes)}")
+
+
+def _one_shot(load: Load, lease: LeaseClient, reply: Reply) -> tuple[WorkLoop, LoadedFacts]:
+    make = runtime_class(load.runtime)
+    runtime, calibration = load_calibrated(
+        lambda plan: make(load.files, plan=plan, **load.options),
+        Path(load.calibration_path),
+        load.cpu_threads,
+        load.max_batch_size,
+    )
+    limits = calibration.limits(load.max_batch_size, load.batch_timeout_ms / 1000)
+    work = OneShotLoop(
+        runtime=runtime,
+        tasks=_tasks(load),
+        batcher=Batcher(limits, calibration.cost),
+        lease=lease,
+        reply=reply,
+        clock=MonotonicClock(),
+    )
+    shown = {
+        "streams": calibration.streams,
+        "threads_per_stream": calibration.threads,
+        "max_batch_rows": limits.max_rows,
+        "max_padded_tokens": limits.max_padded_tokens,
+        "predicted_tokens_per_s": round(calibration.tokens_per_s),
+    }
+    return work, LoadedFacts(runtime.tokenizer.max_tokens, shown)
+
+
+def _generating(load: Load, lease: LeaseClient, reply: Reply) -> tuple[WorkLoop, LoadedFacts]:
+    make = runtime_class(load.runtime)
+    plan = StreamPlan(streams=1, threads=load.cpu_threads)
+    runtime = make(load.files, plan=plan, **load.options)
+    work = GeneratingLoop(
+        runtime=runtime,
+        tasks=_tasks(load),
+        scheduler=StepScheduler(MAX_SEQUENCES, runtime.max_running_tokens),
+        lease=lease,
+        reply=reply,
+        clock=MonotonicClock(),
+    )
+    shown = {
+        "threads": plan.threads,
+        "max_sequences": MAX_SEQUENCES,
+        "max_running_tokens": runtime.max_running_tokens,
+    }
+    return work, LoadedFacts(runtime.tokenizer.max_tokens, shown)
+
+
+def _tasks(load: Load) -> dict[str, Any]:
+    """One task per version; each further file of a version arrives as `<role>_file`."""
+    return {
+        version.key: build_task(
+            version.task,
+            **version.options,
+            **{f"{role}_file": path for role, path in version.files.items()},
+        )
+        for version in load.versions
+    }

@@ -1,0 +1,132 @@
+"""Measures an encoder on this machine at its first load, and remembers the result.
+
+Runs in the worker, before it is ready. What is measured is decided by scheduling/calibrate.py; the
+result is kept as JSON beside the model files under a key of everything that shapes it, so a later
+start reads it in no time.
+"""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import median
+
+import msgspec
+import structlog
+
+from app.runtimes.base import OneShotRuntime, StreamPlan
+from app.scheduling.batcher import BatchLimits
+from app.scheduling.calibrate import Choice, choose, grid
+from app.scheduling.cost_model import CostModel, Sample
+
+log = structlog.get_logger()
+
+REPEATS = 3
+FIRST_TOKEN_ID = 1000  # an ordinary word in every vocabulary we serve
+
+Build = Callable[[StreamPlan], OneShotRuntime]
+
+
+class Calibration(msgspec.Struct, frozen=True):
+    """What was chosen. tokens_per_s: predicted pace of all streams together."""
+
+    streams: int
+    threads: int
+    max_padded_tokens: int
+    fixed_ms: float
+    per_token_ms: float
+    per_pair_ms: float
+    tokens_per_s: float
+
+    @property
+    def plan(self) -> StreamPlan:
+        return StreamPlan(self.streams, self.threads)
+
+    @property
+    def cost(self) -> CostModel:
+        return CostModel(self.fixed_ms, self.per_token_ms, self.per_pair_ms)
+
+    def limits(self, max_rows: int, max_hold_s: float) -> BatchLimits:
+        return BatchLimits(max_rows, self.max_padded_tokens, max_hold_s)
+
+
+def load_calibrated(
+    build: Build, path: Path, cpu_threads: int, max_rows: int
+) -> tuple[OneShotRuntime, Calibration]:
+    """The runtime in the plan that suits the machine; measures only when `path` has no result."""
+    known = _read(path)
+    if known is not None:
+        return build(known.plan), known
+    best: tuple[OneShotRuntime, Calibration] | None = None
+    for plan in candidate_plans(cpu_threads):
+        runtime = build(plan)
+        found = measure(runtime, max_rows)
+        log.info("calibrated", **msgspec.structs.asdict(found))
+        if best is None or found.tokens_per_s > best[1].tokens_per_s:
+            best = (runtime, found)
+    if best is None:
+        raise ValueError("no way of cutting up the CPU to choose from")
+    _write(path, best[1])
+    return best
+
+
+def candidate_plans(cpu_threads: int) -> list[StreamPlan]:
+    """One batch on all threads, or as many single-threaded batches as there are threads."""
+    plans = [StreamPlan(cpu_threads, 1), StreamPlan(1, cpu_threads)]
+    return plans[:1] if cpu_threads == 1 else plans
+
+
+def measure(runtime: OneShotRuntime, max_rows: int) -> Calibration:
+    """Median times of a grid of shapes with every stream busy, and what follows from them."""
+    plan, max_tokens = runtime.plan, runtime.tokenizer.max_tokens
+    with ThreadPoolExecutor(plan.streams) as threads:
+        samples = [
+            Sample(rows, tokens, _time_shape(runtime, threads, rows, tokens))
+            for rows, tokens in grid(max_rows, max_tokens)
+        ]
+    chosen: Choice = choose(samples, plan.streams, max_rows, max_tokens, max_hold_s=0.0)
+    return Calibration(
+        streams=plan.streams,
+        threads=plan.threads,
+        max_padded_tokens=chosen.limits.max_padded_tokens,
+        fixed_ms=chosen.cost.fixed_ms,
+        per_token_ms=chosen.cost.per_token_ms,
+        per_pair_ms=chosen.cost.per_pair_ms,
+        tokens_per_s=chosen.tokens_per_s,
+    )
+
+
+def _time_shape(
+    runtime: OneShotRuntime, threads: ThreadPoolExecutor, rows: int, tokens: int
+) -> float:
+    """Median milliseconds of one batch while every stream runs one like it."""
+    batch = [[FIRST_TOKEN_ID + row] * tokens for row in range(rows)]
+
+    def timed(_: int) -> float:
+        started = time.perf_counter()
+        runtime.run(batch)
+        return (time.perf_counter() - started) * 1000
+
+    streams = range(runtime.plan.streams)
+    list(threads.map(timed, streams))  # the first run of a shape compiles its kernels
+    return median(ms for _ in range(REPEATS) for ms in threads.map(timed, streams))
+
+
+def _read(path: Path) -> Calibration | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Calibration)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.DecodeError) as error:
+        log.warning("calibration_unreadable", path=str(path), error=str(error))
+        return None
+
+
+def _write(path: Path, calibration: Calibration) -> None:
+    temporary = path.with_suffix(f".{time.monotonic_ns()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(msgspec.json.encode(calibration))
+        temporary.replace(path)
+    except OSError as error:  # a read-only store costs a measurement per start, no more
+        log.warning("calibration_not_kept", path=str(path), error=str(error))

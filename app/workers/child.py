@@ -1,0 +1,157 @@
+"""The worker process: loads one artefact, answers for its versions until told to stop.
+
+Started as `python -m app.workers.child FD`, where FD is its end of a socket pair. The first
+message is `Load`. It ends when told to, when the connection closes (the server died), or when
+its own loop breaks; whatever was inside is then the server's to account for.
+"""
+
+import asyncio
+import ctypes
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from typing import assert_never
+
+import psutil
+import structlog
+import uvloop
+
+from app.core.errors import ServingError
+from app.core.logging import configure_logging
+from app.workers.build import WorkLoop, build_loop
+from app.workers.lease import LeaseClient
+from app.workers.messages import (
+    Beat,
+    Cancel,
+    GrantThreads,
+    ItemDone,
+    ItemFailed,
+    Load,
+    Loaded,
+    LoadFailed,
+    RecallThreads,
+    Results,
+    Stop,
+    Submit,
+    ToServer,
+    WireItem,
+    decode_to_worker,
+    encode,
+)
+from app.workers.wire import Wire
+
+log = structlog.get_logger()
+
+BEAT_S = 1.0
+PR_SET_PDEATHSIG = 1
+
+
+class Worker:
+    """Messages in, messages out; the work itself is the loop's."""
+
+    def __init__(self) -> None:
+        self._wire = Wire(self._on_frames, self._on_closed)
+        self._lease = LeaseClient(self._send)
+        self._load: asyncio.Future[Load] = asyncio.get_running_loop().create_future()
+        self._stopped = asyncio.Event()
+        self._work: WorkLoop | None = None
+
+    async def serve(self, sock: socket.socket) -> int:
+        """The exit status: 0 when told to stop, 1 when loading failed."""
+        await asyncio.get_running_loop().create_connection(lambda: self._wire, sock=sock)
+        load = await self._load
+        configure_logging(load.log_format, load.log_level)
+        started = time.monotonic()
+        try:
+            work, facts = await asyncio.to_thread(build_loop, load, self._lease, self._reply)
+        except Exception as error:
+            self._report_load_failure(load, error)
+            return 1
+        self._work = work
+        self._send(Loaded(time.monotonic() - started, facts.max_tokens, facts.shown))
+        await self._work_until_stopped(work)
+        return 0
+
+    async def _work_until_stopped(self, work: WorkLoop) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            running = [tasks.create_task(work.run()), tasks.create_task(self._beat(work))]
+            await self._stopped.wait()
+            for task in running:
+                task.cancel()
+        self._wire.close()
+
+    def _report_load_failure(self, load: Load, error: Exception) -> None:
+        log.error("load_failed", artefact=load.artefact, exc_info=error)
+        known = error if isinstance(error, ServingError) else None
+        message = str(known) if known else f"loading failed: {type(error).__name__}"
+        self._send(LoadFailed(known.code if known else "cannot_load", message))
+        self._wire.close()
+
+    def _on_frames(self, frames: list[bytes]) -> None:
+        submitted: list[WireItem] = []
+        for frame in frames:
+            message = decode_to_worker(frame)
+            match message:
+                case Submit(items):
+                    submitted += items
+                case Cancel(ids):
+                    self._submit(submitted)
+                    submitted = []
+                    if self._work is not None:
+                        self._work.cancel(ids)
+                case GrantThreads(threads):
+                    self._lease.on_grant(threads)
+                case RecallThreads():
+                    self._lease.on_recall()
+                case Stop():
+                    self._stopped.set()
+                case Load():
+                    self._load.set_result(message)
+                case _:
+                    assert_never(message)
+        self._submit(submitted)
+
+    def _submit(self, items: Sequence[WireItem]) -> None:
+        if items and self._work is not None:
+            self._work.submit(items)
+
+    def _on_closed(self) -> None:
+        if not self._stopped.is_set() and not self._load.done():
+            self._load.cancel()
+        self._stopped.set()
+
+    def _reply(self, items: Sequence[ItemDone | ItemFailed]) -> None:
+        self._send(Results(list(items)))
+
+    def _send(self, message: ToServer) -> None:
+        self._wire.send(encode(message))
+
+    async def _beat(self, work: WorkLoop) -> None:
+        process = psutil.Process()
+        while True:
+            resident: int = process.memory_info().rss
+            self._send(Beat(work.take_batches(), work.waiting, work.running, resident))
+            await asyncio.sleep(BEAT_S)
+
+
+def die_with_parent() -> None:
+    """Ask the kernel to kill this process when the server dies, even mid-computation."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def main() -> int:
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the server's to handle
+    sock = socket.socket(fileno=int(sys.argv[1]))
+
+    async def serve() -> int:
+        return await Worker().serve(sock)
+
+    return uvloop.run(serve())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

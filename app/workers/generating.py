@@ -1,0 +1,212 @@
+"""The worker's loop for models that generate: continuous batching, one step for all at a time.
+
+The way of an item: `submit` notes it -> tokenised off the loop -> waits in the step scheduler ->
+joins before some step -> after its last token the task makes the answer -> `reply`. Between two
+steps the loop reads messages, so callers come and go once per token.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import structlog
+
+from app.core.clock import Clock
+from app.core.errors import DeadlineExceeded, InputTooLong, ServingError
+from app.core.inference import Generated
+from app.runtimes.base import StepOutcome, StepRuntime
+from app.scheduling.engine import Sequence as Waiting
+from app.scheduling.engine import StepScheduler
+from app.tasks.generate import GenerationPlan, GenerativeTask
+from app.workers.lease import LeaseClient
+from app.workers.messages import BatchRan, ItemDone, ItemFailed, WireItem
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class Pending:
+    """An item between its arrival and its answer."""
+
+    item: WireItem
+    task: GenerativeTask
+    arrived: float
+    plan: GenerationPlan | None = None
+    started: float | None = None
+
+
+class GeneratingLoop:
+    """Owns the step scheduler of one runtime."""
+
+    def __init__(
+        self,
+        *,
+        runtime: StepRuntime,
+        tasks: Mapping[str, GenerativeTask],
+        scheduler: StepScheduler,
+        lease: LeaseClient,
+        reply: Callable[[Sequence[ItemDone | ItemFailed]], None],
+        clock: Clock,
+    ) -> None:
+        self._runtime = runtime
+        self._tasks = tasks
+        self._scheduler = scheduler
+        self._lease = lease
+        self._reply = reply
+        self._clock = clock
+        self._pending: dict[int, Pending] = {}
+        self._arrivals: asyncio.Queue[list[Pending]] = asyncio.Queue()
+        self._wake = asyncio.Event()
+        self._batches: list[BatchRan] = []
+
+    def submit(self, items: Iterable[WireItem]) -> None:
+        now = self._clock.now()
+        group = [Pending(item, self._tasks[item.version], now) for item in items]
+        self._pending.update((pending.item.id, pending) for pending in group)
+        self._arrivals.put_nowait(group)
+
+    def cancel(self, ids: Iterable[int]) -> None:
+        for item_id in ids:
+            if self._pending.pop(item_id, None) is not None:
+                self._scheduler.cancel(item_id)
+                self._wake.set()
+
+    def take_batches(self) -> list[BatchRan]:
+        """What ran since the last call."""
+        batches, self._batches = self._batches, []
+        return batches
+
+    @property
+    def waiting(self) -> int:
+        return self._scheduler.waiting
+
+    @property
+    def running(self) -> int:
+        return self._scheduler.running
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        with ThreadPoolExecutor(1, "prepare") as thread:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._prepare_arrivals(thread))
+                tasks.create_task(self._step_forever())
+
+    async def _prepare_arrivals(self, thread: ThreadPoolExecutor) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            group = await self._arrivals.get()
+            results = await loop.run_in_executor(thread, self._prepare, group)
+            for pending, result in zip(group, results, strict=True):
+                self._enqueue(pending, result)
+
+    def _prepare(self, group: Sequence[Pending]) -> list[GenerationPlan | ServingError]:
+        return [self._prepare_one(pending) for pending in group]
+
+    def _prepare_one(self, pending: Pending) -> GenerationPlan | ServingError:
+        item = pending.item
+        try:
+            return pending.task.prepare(item.text, item.parameters, self._runtime.tokenizer)
+        except ServingError as refused:
+            return refused
+        except Exception:
+            log.exception("prepare_failed", version=item.version, item=item.id)
+            return ServingError()
+
+    def _enqueue(self, pending: Pending, result: GenerationPlan | ServingError) -> None:
+        item_id = pending.item.id
+        if item_id not in self._pending:  # its caller left meanwhile
+            return
+        if isinstance(result, ServingError):
+            self._fail([item_id], result)
+            return
+        pending.plan = result
+        deadline = pending.arrived + pending.item.timeout_ms / 1000
+        waiting = Waiting(item_id, result.most_tokens, pending.arrived, deadline)
+        if not self._scheduler.add(waiting):
+            self._fail([item_id], _too_large(result, self._scheduler.max_tokens))
+        self._wake.set()
+
+    async def _step_forever(self) -> None:
+        while True:
+            if not self._scheduler.waiting and not self._scheduler.running:
+                self._wake.clear()  # safe: no await since the scheduler was looked at
+                await self._wake.wait()
+            await self._lease.acquire(self._runtime.threads)
+            try:
+                self._step()
+            finally:
+                self._lease.release(self._runtime.threads)
+            await asyncio.sleep(0)  # messages are read between steps
+
+    def _step(self) -> None:
+        now = self._clock.now()
+        plan = self._scheduler.plan(now)
+        for item_id in plan.leave:
+            self._runtime.cancel(item_id)
+        self._fail(plan.expired, DeadlineExceeded())
+        for sequence in plan.join:
+            self._join(sequence.item_id, now)
+        running = self._scheduler.running
+        if not running:
+            return
+        try:
+            outcome = self._runtime.step()
+        except Exception:
+            # Which sequence broke the step is unknown and the engine's state is in doubt: the
+            # process ends, its callers are told, and a fresh one is started.
+            log.exception("step_failed", running=running)
+            raise
+        self._book(outcome, running, (self._clock.now() - now) * 1000)
+
+    def _join(self, item_id: int, now: float) -> None:
+        pending = self._pending[item_id]
+        pending.started = now
+        plan = pending.plan
+        if plan is None:
+            raise ServingError(f"item {item_id} joined before it was prepared")
+        self._runtime.add(item_id, plan.prompt, plan.sampling)
+
+    def _book(self, outcome: StepOutcome, running: int, ms: float) -> None:
+        self._scheduler.apply(outcome.finished)
+        self._batches.append(BatchRan(running, outcome.tokens, outcome.tokens, ms, 0.0))
+        replies = [
+            self._finish(self._pending.pop(item_id), generated)
+            for item_id, generated in outcome.finished.items()
+            if item_id in self._pending
+        ]
+        if replies:
+            self._reply(replies)
+
+    def _finish(self, pending: Pending, generated: Sequence[Generated]) -> ItemDone | ItemFailed:
+        item, plan = pending.item, pending.plan
+        try:
+            if plan is None:
+                raise ServingError(f"item {item.id} ended before it was prepared")
+            answer = pending.task.finish(plan, generated, self._runtime.decode)
+        except Exception:
+            log.exception("finish_failed", version=item.version, item=item.id)
+            error = ServingError()
+            return ItemFailed(item.id, error.code, str(error))
+        started = pending.arrived if pending.started is None else pending.started
+        return ItemDone(
+            id=item.id,
+            value=answer.value,
+            metadata=dict(answer.metadata),
+            input_tokens=answer.usage.input_tokens,
+            output_tokens=answer.usage.output_tokens,
+            queue_ms=(started - pending.arrived) * 1000,
+            compute_ms=(self._clock.now() - started) * 1000,
+        )
+
+    def _fail(self, ids: Iterable[int], error: ServingError) -> None:
+        owed = [item_id for item_id in ids if self._pending.pop(item_id, None) is not None]
+        if owed:
+            self._reply([ItemFailed(item_id, error.code, str(error)) for item_id in owed])
+
+
+def _too_large(plan: GenerationPlan, max_tokens: int) -> InputTooLong:
+    return InputTooLong(
+        f"prompt and continuations need room for {plan.most_tokens} tokens, the model's cache "
+        f"holds {max_tokens}; lower max_new_tokens or num_return_sequences"
+    )

@@ -1,0 +1,254 @@
+"""One worker process as the server sees it: starts it, keeps what it owes, notices its end.
+
+Whatever is submitted ends in exactly one outcome: the worker's answer, the deadline, the caller
+leaving, or the process ending.
+"""
+
+import asyncio
+import signal
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from itertools import count
+from typing import Any, Protocol, assert_never
+
+import msgspec
+import structlog
+
+from app.core.errors import CannotLoad, DeadlineExceeded, WorkerLost, from_code
+from app.core.types import Answer, Done, Failed, Outcome, Timings, Usage
+from app.workers.messages import (
+    AskThreads,
+    Beat,
+    Cancel,
+    ItemDone,
+    ItemFailed,
+    Load,
+    Loaded,
+    LoadFailed,
+    Results,
+    ReturnThreads,
+    Stop,
+    Submit,
+    ToWorker,
+    WireItem,
+    decode_to_server,
+    encode,
+)
+from app.workers.state import WorkerState, move
+from app.workers.wire import Wire
+
+log = structlog.get_logger()
+
+KILL_AFTER_S = 5.0
+CHILD_ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
+
+
+class Listener(Protocol):
+    """Who is told what a worker says beside its answers."""
+
+    def on_beat(self, handle: "WorkerHandle", beat: Beat) -> None: ...
+
+    def on_ask(self, handle: "WorkerHandle", threads: int) -> None: ...
+
+    def on_return(self, handle: "WorkerHandle", threads: int) -> None: ...
+
+    def on_exit(self, handle: "WorkerHandle") -> None: ...
+
+
+class WorkerHandle:
+    """Build, `start`, `submit` as often as wanted, `stop`."""
+
+    def __init__(
+        self,
+        name: str,
+        load: Load,
+        listener: Listener,
+        environment: Mapping[str, str],
+        command: tuple[str, ...] = (sys.executable, "-m", "app.workers.child"),
+    ) -> None:
+        self.name = name
+        self.state = WorkerState.STARTING
+        self.exit_reason = ""
+        self.has_answered = False
+        self._load = load
+        self._listener = listener
+        self._environment = {**environment, **CHILD_ENVIRONMENT}
+        self._command = command
+        self._ids = count(1)
+        self._owed: dict[int, asyncio.Future[Outcome]] = {}
+        self._process: asyncio.subprocess.Process | None = None
+        self._wire = Wire(self._on_frames, self._on_closed)
+        self._loaded: asyncio.Future[Loaded] | None = None
+        self._watch: asyncio.Task[None] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    @property
+    def owed(self) -> int:
+        return len(self._owed)
+
+    async def start(self, timeout_s: float) -> Loaded:
+        """Start the process and wait until it has loaded.
+
+        Raises CannotLoad when it says that it cannot or takes too long, WorkerLost when it dies.
+        """
+        ours, theirs = socket.socketpair()
+        loop = asyncio.get_running_loop()
+        self._loaded = loop.create_future()
+        with theirs:
+            self._process = await asyncio.create_subprocess_exec(
+                *self._command,
+                str(theirs.fileno()),
+                pass_fds=[theirs.fileno()],
+                env=self._environment,
+                stdin=asyncio.subprocess.DEVNULL,
+            )
+        self._watch = loop.create_task(self._wait_for_exit(self._process))
+        await loop.create_unix_connection(lambda: self._wire, sock=ours)
+        self.send(self._load)
+        try:
+            async with asyncio.timeout(timeout_s):
+                loaded = await asyncio.shield(self._loaded)
+        except TimeoutError:
+            self._loaded.cancel()
+            self.kill()
+            raise CannotLoad(
+                f"{self.name} was not loaded after {timeout_s:g} s (WORKER_START_TIMEOUT_S)"
+            ) from None
+        self.state = move(self.state, WorkerState.READY)
+        return loaded
+
+    def submit(
+        self, version: str, text: str, parameters: dict[str, Any], timeout_ms: float
+    ) -> asyncio.Future[Outcome]:
+        """The outcome to be; cancelling it tells the worker to forget the item."""
+        loop = asyncio.get_running_loop()
+        outcome: asyncio.Future[Outcome] = loop.create_future()
+        if self.state is not WorkerState.READY:
+            outcome.set_result(Failed(self._lost()))
+            return outcome
+        item_id = next(self._ids)
+        # Registered before it is sent: the answer may come back at once.
+        self._owed[item_id] = outcome
+        timer = loop.call_later(timeout_ms / 1000, self._on_deadline, item_id)
+        outcome.add_done_callback(lambda done: self._settle(item_id, done, timer))
+        self.send(Submit([WireItem(item_id, version, text, parameters, timeout_ms)]))
+        return outcome
+
+    def send(self, message: ToWorker) -> None:
+        self._wire.send(encode(message))
+
+    async def stop(self) -> None:
+        """Ask the process to end, make it, and wait until it has."""
+        if self.state is WorkerState.READY:
+            self.send(Stop())
+        else:  # it listens only once it has loaded, and owes nothing before
+            self.kill()
+        if self.state is not WorkerState.DEAD:
+            self.state = move(self.state, WorkerState.STOPPING)
+        if self._watch is None:
+            return
+        done, _ = await asyncio.wait([self._watch], timeout=KILL_AFTER_S)
+        if not done:
+            self.kill()
+            await self._watch
+
+    async def wait(self) -> None:
+        """Return when the process has ended."""
+        if self._watch is not None:
+            await asyncio.shield(self._watch)
+
+    def kill(self) -> None:
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
+
+    async def _wait_for_exit(self, process: asyncio.subprocess.Process) -> None:
+        code = await process.wait()
+        self.exit_reason = _describe_exit(code)
+        self.state = move(self.state, WorkerState.DEAD)
+        self._wire.close()
+        if self._loaded is not None and not self._loaded.done():
+            self._loaded.set_exception(self._lost())
+        for outcome in list(self._owed.values()):
+            if not outcome.done():
+                outcome.set_result(Failed(self._lost()))
+        self._listener.on_exit(self)
+
+    def _lost(self) -> WorkerLost:
+        what = self.exit_reason or f"is {self.state}"
+        return WorkerLost(f"the worker of {self.name} {what}; try again", retry_after_s=1.0)
+
+    def _settle(
+        self, item_id: int, outcome: asyncio.Future[Outcome], timer: asyncio.TimerHandle
+    ) -> None:
+        timer.cancel()
+        self._owed.pop(item_id, None)
+        if outcome.cancelled():
+            self.send(Cancel([item_id]))
+
+    def _on_deadline(self, item_id: int) -> None:
+        outcome = self._owed.get(item_id)
+        if outcome is not None and not outcome.done():
+            self.send(Cancel([item_id]))
+            outcome.set_result(Failed(DeadlineExceeded()))
+
+    def _on_closed(self) -> None:
+        self.kill()  # a worker without a connection is of no use
+
+    def _on_frames(self, frames: list[bytes]) -> None:
+        try:
+            for frame in frames:
+                self._on_message(frame)
+        except msgspec.DecodeError as error:
+            log.error("worker_sent_garbage", worker=self.name, error=str(error))
+            self.kill()
+
+    def _on_message(self, frame: bytes) -> None:
+        message = decode_to_server(frame)
+        match message:
+            case Results(items):
+                self.has_answered = True
+                for item in items:
+                    self._on_result(item)
+            case AskThreads(threads):
+                self._listener.on_ask(self, threads)
+            case ReturnThreads(threads):
+                self._listener.on_return(self, threads)
+            case Beat():
+                self._listener.on_beat(self, message)
+            case Loaded():
+                self._resolve_load(lambda future: future.set_result(message))
+            case LoadFailed(code, text):
+                error = CannotLoad(text) if code == "internal" else from_code(code, text)
+                self._resolve_load(lambda future: future.set_exception(error))
+            case _:
+                assert_never(message)
+
+    def _resolve_load(self, resolve: Callable[[asyncio.Future[Loaded]], None]) -> None:
+        if self._loaded is not None and not self._loaded.done():
+            resolve(self._loaded)
+
+    def _on_result(self, item: ItemDone | ItemFailed) -> None:
+        outcome = self._owed.get(item.id)
+        if outcome is not None and not outcome.done():
+            outcome.set_result(_outcome(item))
+
+
+def _outcome(item: ItemDone | ItemFailed) -> Outcome:
+    if isinstance(item, ItemFailed):
+        return Failed(from_code(item.code, item.message))
+    usage = Usage(item.input_tokens, item.output_tokens)
+    return Done(Answer(item.value, item.metadata, usage), Timings(item.queue_ms, item.compute_ms))
+
+
+def _describe_exit(code: int) -> str:
+    if code >= 0:
+        return f"exited with status {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = str(-code)
+    return f"was ended by {name}"

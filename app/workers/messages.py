@@ -1,0 +1,156 @@
+"""Everything that crosses between the server and a worker, as one closed set.
+
+Encoded as msgpack with a tag per message (msgspec); errors travel as code and text. Times are
+relative (milliseconds left), because the two halves need not share a clock.
+"""
+
+from typing import Any
+
+from msgspec import Struct, msgpack
+
+
+class HostedVersion(Struct, frozen=True):
+    """A version that the worker answers for. files: paths by role, for the task."""
+
+    key: str
+    task: str
+    options: dict[str, Any]
+    files: dict[str, str]
+
+
+# server -> worker
+
+
+class Load(Struct, frozen=True, tag=True):
+    """First message: what to load. calibration_path: where its result is kept between starts."""
+
+    artefact: str
+    files: dict[str, str]
+    runtime: str
+    options: dict[str, Any]
+    versions: list[HostedVersion]
+    cpu_threads: int
+    max_batch_size: int
+    batch_timeout_ms: float
+    calibration_path: str
+    log_format: str
+    log_level: str
+
+
+class WireItem(Struct, frozen=True):
+    """One input for one version; timeout_ms: time left until its deadline."""
+
+    id: int
+    version: str
+    text: str
+    parameters: dict[str, Any]
+    timeout_ms: float
+
+
+class Submit(Struct, frozen=True, tag=True):
+    items: list[WireItem]
+
+
+class Cancel(Struct, frozen=True, tag=True):
+    ids: list[int]
+
+
+class GrantThreads(Struct, frozen=True, tag=True):
+    threads: int
+
+
+class RecallThreads(Struct, frozen=True, tag=True):
+    pass
+
+
+class Stop(Struct, frozen=True, tag=True):
+    """Exit now; the server sends it when nothing is owed any more."""
+
+
+ToWorker = Load | Submit | Cancel | GrantThreads | RecallThreads | Stop
+
+
+# worker -> server
+
+
+class Loaded(Struct, frozen=True, tag=True):
+    """The worker takes items. calibration: what was chosen and predicted, for people."""
+
+    load_s: float
+    max_tokens: int
+    calibration: dict[str, Any]
+
+
+class LoadFailed(Struct, frozen=True, tag=True):
+    code: str
+    message: str
+
+
+class ItemDone(Struct, frozen=True, tag=True):
+    """queue_ms and compute_ms: where the time went inside the worker."""
+
+    id: int
+    value: Any
+    metadata: dict[str, Any]
+    input_tokens: int
+    output_tokens: int
+    queue_ms: float
+    compute_ms: float
+
+
+class ItemFailed(Struct, frozen=True, tag=True):
+    id: int
+    code: str
+    message: str
+
+
+class Results(Struct, frozen=True, tag=True):
+    items: list[ItemDone | ItemFailed]
+
+
+class AskThreads(Struct, frozen=True, tag=True):
+    threads: int
+
+
+class ReturnThreads(Struct, frozen=True, tag=True):
+    threads: int
+
+
+class BatchRan(Struct, frozen=True):
+    """One forward pass. predicted_ms: what the cost model said; 0 where there is none."""
+
+    rows: int
+    real_tokens: int
+    padded_tokens: int
+    ms: float
+    predicted_ms: float
+
+
+class Beat(Struct, frozen=True, tag=True):
+    """Sent once a second from the worker's loop: it lives, and what it did since the last."""
+
+    batches: list[BatchRan]
+    waiting: int
+    running: int
+    resident_bytes: int
+
+
+ToServer = Loaded | LoadFailed | Results | AskThreads | ReturnThreads | Beat
+
+_encoder = msgpack.Encoder()
+_to_worker: msgpack.Decoder[ToWorker] = msgpack.Decoder(ToWorker)
+_to_server: msgpack.Decoder[ToServer] = msgpack.Decoder(ToServer)
+
+
+def encode(message: ToWorker | ToServer) -> bytes:
+    return _encoder.encode(message)
+
+
+def decode_to_worker(data: bytes) -> ToWorker:
+    """Raises msgspec.DecodeError for anything that is not one of ours."""
+    return _to_worker.decode(data)
+
+
+def decode_to_server(data: bytes) -> ToServer:
+    """Raises msgspec.DecodeError for anything that is not one of ours."""
+    return _to_server.decode(data)

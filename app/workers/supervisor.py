@@ -1,0 +1,199 @@
+"""Keeps one worker alive for the versions that share its artefact.
+
+The life: fetch files and start -> ready -> (the process ends) -> restarting, after a pause that
+doubles with every crash in a row -> ready again, or failed after too many crashes without a
+single answer between them. A refusal to load is final: it would be refused again.
+"""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any
+
+import structlog
+
+from app.core.clock import Clock
+from app.core.errors import CannotLoad, ModelUnavailable, WorkerLost
+from app.core.metrics import Metrics
+from app.core.types import Outcome
+from app.scheduling.admission import Admission
+from app.workers.cpu import CpuBudget
+from app.workers.handle import WorkerHandle
+from app.workers.messages import Beat, Load
+
+log = structlog.get_logger()
+
+FIRST_PAUSE_S = 0.25
+LONGEST_PAUSE_S = 30.0
+
+
+class ServingState(StrEnum):
+    """What `/models` and readiness say of a version."""
+
+    LOADING = "loading"  #: files are fetched, weights are read
+    READY = "ready"  #: takes requests
+    RESTARTING = "restarting"  #: the worker ended; a new one is on its way
+    FAILED = "failed"  #: given up; `reason` says why
+    STOPPING = "stopping"  #: the server is going down
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A worker as people see it."""
+
+    state: ServingState = ServingState.LOADING
+    reason: str = ""
+    pid: int | None = None
+    load_s: float | None = None
+    restarts: int = 0
+    resident_bytes: int = 0
+    waiting_rows: int = 0
+    max_tokens: int | None = None
+    calibration: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SupervisorLimits:
+    """Bounds of one worker's life."""
+
+    start_timeout_s: float
+    max_crashes: int
+    max_queue_items: int
+
+
+class Supervisor:
+    """Owns the worker's process; `run` is its whole life and is cancelled by nobody but `stop`."""
+
+    def __init__(
+        self,
+        name: str,
+        prepare: Callable[[], Awaitable[Load]],
+        *,
+        limits: SupervisorLimits,
+        cpu: CpuBudget,
+        metrics: Metrics,
+        clock: Clock,
+        on_change: Callable[["Supervisor"], None],
+    ) -> None:
+        self.name = name
+        self.status = Status()
+        self._prepare = prepare
+        self._limits = limits
+        self._cpu = cpu
+        self._metrics = metrics
+        self._clock = clock
+        self._on_change = on_change
+        self._admission = Admission(limits.max_queue_items, name)
+        self._handle: WorkerHandle | None = None
+        self._stopping = asyncio.Event()
+
+    @property
+    def unanswered(self) -> int:
+        return self._admission.in_use
+
+    def submit(
+        self, version: str, text: str, parameters: dict[str, Any], timeout_ms: float
+    ) -> asyncio.Future[Outcome]:
+        """The outcome to be. Raises ModelUnavailable or Overloaded at once."""
+        if self.status.state is not ServingState.READY or self._handle is None:
+            raise ModelUnavailable(self._unavailable(version), retry_after_s=self._retry_after_s())
+        self._admission.acquire()
+        outcome = self._handle.submit(version, text, parameters, timeout_ms)
+        outcome.add_done_callback(lambda _: self._admission.release(self._clock.now()))
+        return outcome
+
+    async def run(self) -> None:
+        """Load, serve, restart; returns after `stop` or when the worker is given up."""
+        try:
+            load = await self._prepare()
+            await self._keep_alive(load)
+        except CannotLoad as error:
+            log.error("version_failed", worker=self.name, reason=str(error))
+            self._become(ServingState.FAILED, str(error))
+
+    async def stop(self) -> None:
+        """End the worker; what it still owes is lost, so drain first."""
+        self._become(ServingState.STOPPING, "the server is stopping")
+        self._stopping.set()
+        if self._handle is not None:
+            await self._handle.stop()
+
+    def on_beat(self, handle: WorkerHandle, beat: Beat) -> None:
+        self.status = replace(
+            self.status, resident_bytes=beat.resident_bytes, waiting_rows=beat.waiting
+        )
+        self._metrics.worker_beat(self.name, beat.waiting, self.unanswered, beat.resident_bytes)
+        for batch in beat.batches:
+            self._metrics.batch_ran(
+                self.name,
+                batch.rows,
+                batch.real_tokens,
+                batch.padded_tokens,
+                batch.ms,
+                batch.predicted_ms,
+            )
+
+    def on_ask(self, handle: WorkerHandle, threads: int) -> None:
+        self._cpu.ask(handle, threads)
+
+    def on_return(self, handle: WorkerHandle, threads: int) -> None:
+        self._cpu.give_back(handle, threads)
+
+    def on_exit(self, handle: WorkerHandle) -> None:
+        self._cpu.forget(handle)
+        self._metrics.worker_gone(self.name)
+        self.status = replace(self.status, pid=None, resident_bytes=0, waiting_rows=0)
+
+    async def _keep_alive(self, load: Load) -> None:
+        crashes = 0
+        while not self._stopping.is_set():
+            handle = await self._serve_once(load)
+            if self._stopping.is_set():
+                return
+            crashes = 1 if handle.has_answered else crashes + 1
+            reason = f"the worker {handle.exit_reason}"
+            log.error("worker_died", worker=self.name, reason=reason, crashes_in_a_row=crashes)
+            if crashes > self._limits.max_crashes:
+                raise CannotLoad(f"{reason}, {crashes} times in a row without an answer; given up")
+            pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** (crashes - 1))
+            self._become(ServingState.RESTARTING, f"{reason}; next start in {pause_s:g} s")
+            await self._clock.wait(self._stopping, self._clock.now() + pause_s)
+            self.status = replace(self.status, restarts=self.status.restarts + 1)
+            self._metrics.worker_restarted(self.name)
+
+    async def _serve_once(self, load: Load) -> WorkerHandle:
+        """One process from start to end."""
+        handle = self._handle = WorkerHandle(self.name, load, self, os.environ)
+        try:
+            loaded = await handle.start(self._limits.start_timeout_s)
+        except WorkerLost:
+            return handle
+        except CannotLoad:
+            await handle.stop()
+            raise
+        self.status = replace(
+            self.status,
+            pid=handle.pid,
+            load_s=loaded.load_s,
+            max_tokens=loaded.max_tokens,
+            calibration=loaded.calibration,
+        )
+        self._metrics.worker_loaded(self.name, loaded.load_s)
+        if not self._stopping.is_set():
+            self._become(ServingState.READY, "")
+        log.info("worker_ready", worker=self.name, pid=handle.pid, load_s=round(loaded.load_s, 2))
+        await handle.wait()
+        return handle
+
+    def _become(self, state: ServingState, reason: str) -> None:
+        self.status = replace(self.status, state=state, reason=reason)
+        self._on_change(self)
+
+    def _unavailable(self, version: str) -> str:
+        why = f": {self.status.reason}" if self.status.reason else ""
+        return f"{version} is {self.status.state}{why}"
+
+    def _retry_after_s(self) -> float:
+        return 60.0 if self.status.state is ServingState.FAILED else 2.0

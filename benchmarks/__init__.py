@@ -1,0 +1,1 @@
+"""Measurements. Each is a script that says what it measured on."""

@@ -1,0 +1,1 @@
+"""Tools of the developers: data, training, evaluation. Not part of the server."""

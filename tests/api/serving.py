@@ -1,0 +1,182 @@
+"""A real uvicorn with our protocol on a free port, over services that need no model."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from app.api.application import build_app
+from app.api.server import build_server, open_socket
+from app.core.config import Settings
+from app.core.errors import ModelNotFound, ServingError
+from app.core.types import Answer, Done, Failed, Outcome, Timings, Usage
+from app.services.inference_service import InferenceRequest, InferenceResult
+from app.services.model_service import Readiness
+
+
+class EchoService:
+    """Answers every text with itself; does not know the model `missing`."""
+
+    def __init__(self) -> None:
+        self.requests: list[InferenceRequest] = []
+        self.timeouts_ms: list[float | None] = []
+
+    async def infer(
+        self, requests: Sequence[InferenceRequest], *, timeout_ms: float | None
+    ) -> Sequence[InferenceResult]:
+        self.requests += requests
+        self.timeouts_ms.append(timeout_ms)
+        return [self._echo(request) for request in requests]
+
+    def _echo(self, request: InferenceRequest) -> InferenceResult:
+        if request.model == "missing":
+            outcome: Outcome = Failed(ModelNotFound("no model 'missing'; there is: echo:v1"))
+            return InferenceResult(outcome, None, None, 0.1)
+        words = len(request.text.split())
+        answer = Answer(request.text, {"given": dict(request.parameters)}, Usage(words, words))
+        return InferenceResult(Done(answer, Timings(0.5, 1.5)), "echo:v1", "echo", 2.25)
+
+
+class RaisesInInfer(EchoService):
+    """What the whole call fails with."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self._error = error
+
+    async def infer(
+        self, requests: Sequence[InferenceRequest], *, timeout_ms: float | None
+    ) -> Sequence[InferenceResult]:
+        raise self._error
+
+
+class FailsEach(EchoService):
+    """Every input fails with the same error."""
+
+    def __init__(self, error: ServingError) -> None:
+        super().__init__()
+        self._error = error
+
+    def _echo(self, request: InferenceRequest) -> InferenceResult:
+        return InferenceResult(Failed(self._error), "echo:v1", "echo", 0.1)
+
+
+class LosesAResult(EchoService):
+    async def infer(
+        self, requests: Sequence[InferenceRequest], *, timeout_ms: float | None
+    ) -> Sequence[InferenceResult]:
+        return (await super().infer(requests, timeout_ms=timeout_ms))[1:]
+
+
+class HangsInInfer(EchoService):
+    """Never answers; tells when it was begun and when it was cancelled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.began = asyncio.Event()
+        self.cancelled = asyncio.Event()
+
+    async def infer(
+        self, requests: Sequence[InferenceRequest], *, timeout_ms: float | None
+    ) -> Sequence[InferenceResult]:
+        self.began.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+        return []
+
+
+class FixedModels:
+    """Says what it was told to say."""
+
+    def __init__(self, readiness: Readiness) -> None:
+        self.now = readiness
+
+    def describe(self) -> Sequence[Mapping[str, Any]]:
+        return [{"name": "echo", "version": "v1", "parameters": []}]
+
+    def readiness(self) -> Readiness:
+        return self.now
+
+
+class CountingMetrics:
+    def __init__(self) -> None:
+        self.rejected: list[str] = []
+
+    def render(self) -> bytes:
+        return b"requests_total 3.0\n"
+
+    def summary(self) -> Mapping[str, Any]:
+        return {"requests_total": 3}
+
+    def observe_rejected(self, code: str) -> None:
+        self.rejected.append(code)
+
+
+READY = Readiness(True, True, False, {"echo:v1": {"state": "ready"}})
+
+
+@dataclass
+class FakeServices:
+    inference: EchoService = field(default_factory=EchoService)
+    models: FixedModels = field(default_factory=lambda: FixedModels(READY))
+    metrics: CountingMetrics = field(default_factory=CountingMetrics)
+
+
+@dataclass
+class Running:
+    """Where the server is, what is behind it, and how many connections it has."""
+
+    port: int
+    services: FakeServices
+    server: Any
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    async def talk(self, sent: bytes) -> bytes:
+        """Everything that comes back until the server closes the connection."""
+        async with self.connection() as (reader, writer):
+            writer.write(sent)
+            return await reader.read()
+
+    @asynccontextmanager
+    async def connection(
+        self,
+    ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        try:
+            yield reader, writer
+        finally:
+            writer.close()
+
+
+def settings(**changes: Any) -> Settings:
+    """Defaults, whatever the environment of the test run holds."""
+    plain = {
+        name: info.get_default(call_default_factory=True)
+        for name, info in Settings.model_fields.items()
+    }
+    return Settings.model_validate({**plain, "shutdown_grace_s": 1, **changes})
+
+
+@asynccontextmanager
+async def serving(services: FakeServices | None = None, **changes: Any) -> AsyncIterator[Running]:
+    """Leaves no task and no connection behind."""
+    services = services or FakeServices()
+    chosen = settings(**changes)
+    app = build_app(services, chosen)
+    server = build_server(app, chosen, on_refused=services.metrics.observe_rejected)
+    listener = open_socket("127.0.0.1", 0)
+    task = asyncio.create_task(server.serve(sockets=[listener]))
+    while not server.started:
+        await asyncio.sleep(0)
+    try:
+        yield Running(listener.getsockname()[1], services, server)
+    finally:
+        server.should_exit = True
+        await task
