@@ -10,10 +10,9 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import structlog
-
 from app.core.config import Settings, load_settings
 from app.core.errors import ServingError
+from app.core.logging import configure_logging
 from app.models.catalog import load_catalog, profile_path
 from app.models.progress import progress_for_stderr
 from app.models.spec import ModelFile, ModelSpec
@@ -23,10 +22,9 @@ from app.models.store import ModelStore, fetch_all, files_of, is_local
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status: 0, or 2 with a line on stderr for each thing that is wrong."""
     options = _parser().parse_args(arguments)
-    # stdout is for what was asked, so logs go to stderr.
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     try:
         settings = load_settings()
+        configure_logging(settings.log_format, settings.effective_log_level)
         path = _catalog_path(options.catalog, settings)
         specs = load_catalog(path)
         store = ModelStore(settings.model_store, progress_for_stderr())

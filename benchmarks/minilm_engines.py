@@ -164,13 +164,19 @@ def speeds(rounds: int, seconds: float) -> dict[str, dict[str, float]]:
                 for name, engine in engines.items():
                     taken[name].append(engine.speed(shape, seconds))
             for name, values in taken.items():
-                found[name][f"{streams}x{threads} {shape[0]}x{shape[1]}"] = statistics.median(values)
+                found[name][f"{streams}x{threads} {shape[0]}x{shape[1]}"] = statistics.median(
+                    values
+                )
     return found
 
 
 def show(title: str, table: dict[str, dict[str, float]], form: str) -> None:
     columns = list(next(iter(table.values())))
-    lines = [f"\n{title}\n", f"| engine | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    lines = [
+        f"\n{title}\n",
+        f"| engine | {' | '.join(columns)} |",
+        "|---" * (len(columns) + 1) + "|",
+    ]
     for name, values in table.items():
         lines.append(f"| {name} | {' | '.join(format(values[key], form) for key in columns)} |")
     sys.stdout.write("\n".join(lines) + "\n")

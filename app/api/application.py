@@ -62,6 +62,7 @@ def build_app(
         openapi_tags=_TAGS,
         openapi_url=None,  # served by docs.py, like the page
         redirect_slashes=False,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # core/metrics.py is ours
         lifespan=lifespan,
     )
     app.state.services = services

@@ -18,13 +18,14 @@ import structlog
 
 from app.core.clock import Clock
 from app.core.config import Settings
+from app.core.errors import FileUnavailable
 from app.core.metrics import Metrics
 from app.models.registry import Deployment, Registry
 from app.models.spec import ModelFile, ModelSpec
-from app.models.store import ModelStore, fetch_all
+from app.models.store import ModelStore
 from app.workers.cpu import CpuBudget
 from app.workers.messages import HostedVersion, Load
-from app.workers.supervisor import ServingState, Supervisor, SupervisorLimits
+from app.workers.supervisor import Preparation, ServingState, Supervisor, SupervisorLimits
 
 log = structlog.get_logger()
 
@@ -101,8 +102,8 @@ def group_by_artefact(specs: Sequence[ModelSpec]) -> list[list[ModelSpec]]:
 
 def _readiness_metric(group: Sequence[ModelSpec], metrics: Metrics) -> Callable[[Supervisor], None]:
     def on_change(supervisor: Supervisor) -> None:
-        is_ready = supervisor.status.state is ServingState.READY
         for spec in group:
+            is_ready = supervisor.state_of(spec.key)[0] is ServingState.READY
             metrics.version_ready(spec.name, spec.version, is_ready)
 
     return on_change
@@ -110,13 +111,32 @@ def _readiness_metric(group: Sequence[ModelSpec], metrics: Metrics) -> Callable[
 
 def _preparation(
     group: Sequence[ModelSpec], store: ModelStore, settings: Settings, fetching: asyncio.Lock
-) -> Callable[[], Awaitable[Load]]:
-    async def prepare() -> Load:
+) -> Callable[[], Awaitable[Preparation]]:
+    async def prepare() -> Preparation:
         async with fetching:
-            paths = await asyncio.to_thread(fetch_all, group, store)
-        return _load_message(group, paths, store.root, settings)
+            return await asyncio.to_thread(_fetch, group, store, settings)
 
     return prepare
+
+
+def _fetch(group: Sequence[ModelSpec], store: ModelStore, settings: Settings) -> Preparation:
+    """Files of the artefact, which all need, and of each version, which may fail alone.
+
+    Raises FileUnavailable when nothing can be served.
+    """
+    paths = {file: store.fetch(file) for file in group[0].artefact.files}
+    refused: dict[str, str] = {}
+    served: list[ModelSpec] = []
+    for spec in group:
+        try:
+            paths.update((file, store.fetch(file)) for file in spec.task_files)
+            served.append(spec)
+        except FileUnavailable as error:
+            log.error("version_failed", version=spec.key, reason=str(error))
+            refused[spec.key] = str(error)
+    if not served:
+        raise FileUnavailable("; ".join(refused.values()))
+    return Preparation(_load_message(served, paths, store.root, settings), refused)
 
 
 def _load_message(

@@ -32,7 +32,7 @@ class ModelService:
         self._is_stopping = True
 
     def readiness(self) -> Readiness:
-        states = [deployment.supervisor.status.state for deployment in self._registry]
+        states = [d.supervisor.state_of(d.spec.key)[0] for d in self._registry]
         settled = all(state in (ServingState.READY, ServingState.FAILED) for state in states)
         serving = any(state is ServingState.READY for state in states)
         return Readiness(
@@ -57,11 +57,8 @@ class ModelService:
 
 
 def _state(deployment: Deployment) -> dict[str, Any]:
-    status = deployment.supervisor.status
-    state: dict[str, Any] = {"state": status.state.value}
-    if status.reason:
-        state["reason"] = status.reason
-    return state
+    state, reason = deployment.supervisor.state_of(deployment.spec.key)
+    return {"state": state.value, "reason": reason} if reason else {"state": state.value}
 
 
 def _describe(deployment: Deployment) -> dict[str, Any]:

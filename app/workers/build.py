@@ -43,10 +43,14 @@ class WorkLoop(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LoadedFacts:
-    """max_tokens: longest input; shown: how the machine is used, for people."""
+    """max_tokens: longest input; shown: how the machine is used, for people.
+
+    refused: versions whose task could not be built, with the reason.
+    """
 
     max_tokens: int
     shown: dict[str, Any]
+    refused: dict[str, str]
 
 
 def build_loop(load: Load, lease: LeaseClient, reply: Reply) -> tuple[WorkLoop, LoadedFacts]:
@@ -60,6 +64,7 @@ def build_loop(load: Load, lease: LeaseClient, reply: Reply) -> tuple[WorkLoop, 
 
 
 def _one_shot(load: Load, lease: LeaseClient, reply: Reply) -> tuple[WorkLoop, LoadedFacts]:
+    tasks, refused = _tasks(load)
     make = runtime_class(load.runtime)
     runtime, calibration = load_calibrated(
         lambda plan: make(load.files, plan=plan, **load.options),
@@ -70,7 +75,7 @@ def _one_shot(load: Load, lease: LeaseClient, reply: Reply) -> tuple[WorkLoop, L
     limits = calibration.limits(load.max_batch_size, load.batch_timeout_ms / 1000)
     work = OneShotLoop(
         runtime=runtime,
-        tasks=_tasks(load),
+        tasks=tasks,
         batcher=Batcher(limits, calibration.cost),
         lease=lease,
         reply=reply,
@@ -83,16 +88,17 @@ def _one_shot(load: Load, lease: LeaseClient, reply: Reply) -> tuple[WorkLoop, L
         "max_padded_tokens": limits.max_padded_tokens,
         "predicted_tokens_per_s": round(calibration.tokens_per_s),
     }
-    return work, LoadedFacts(runtime.tokenizer.max_tokens, shown)
+    return work, LoadedFacts(runtime.tokenizer.max_tokens, shown, refused)
 
 
 def _generating(load: Load, lease: LeaseClient, reply: Reply) -> tuple[WorkLoop, LoadedFacts]:
+    tasks, refused = _tasks(load)
     make = runtime_class(load.runtime)
     plan = StreamPlan(streams=1, threads=load.cpu_threads)
     runtime = make(load.files, plan=plan, **load.options)
     work = GeneratingLoop(
         runtime=runtime,
-        tasks=_tasks(load),
+        tasks=tasks,
         scheduler=StepScheduler(MAX_SEQUENCES, runtime.max_running_tokens),
         lease=lease,
         reply=reply,
@@ -103,16 +109,19 @@ def _generating(load: Load, lease: LeaseClient, reply: Reply) -> tuple[WorkLoop,
         "max_sequences": MAX_SEQUENCES,
         "max_running_tokens": runtime.max_running_tokens,
     }
-    return work, LoadedFacts(runtime.tokenizer.max_tokens, shown)
+    return work, LoadedFacts(runtime.tokenizer.max_tokens, shown, refused)
 
 
-def _tasks(load: Load) -> dict[str, Any]:
-    """One task per version; each further file of a version arrives as `<role>_file`."""
-    return {
-        version.key: build_task(
-            version.task,
-            **version.options,
-            **{f"{role}_file": path for role, path in version.files.items()},
-        )
-        for version in load.versions
-    }
+def _tasks(load: Load) -> tuple[dict[str, Any], dict[str, str]]:
+    """One task per version, and why others have none; a further file comes as `<role>_file`."""
+    tasks: dict[str, Any] = {}
+    refused: dict[str, str] = {}
+    for version in load.versions:
+        files = {f"{role}_file": path for role, path in version.files.items()}
+        try:
+            tasks[version.key] = build_task(version.task, **version.options, **files)
+        except CannotLoad as error:
+            refused[version.key] = str(error)
+    if not tasks:
+        raise CannotLoad("; ".join(refused.values()))
+    return tasks, refused

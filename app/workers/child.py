@@ -70,7 +70,7 @@ class Worker:
             self._report_load_failure(load, error)
             return 1
         self._work = work
-        self._send(Loaded(time.monotonic() - started, facts.max_tokens, facts.shown))
+        self._send(Loaded(time.monotonic() - started, facts.max_tokens, facts.shown, facts.refused))
         await self._work_until_stopped(work)
         return 0
 

@@ -74,11 +74,15 @@ ToWorker = Load | Submit | Cancel | GrantThreads | RecallThreads | Stop
 
 
 class Loaded(Struct, frozen=True, tag=True):
-    """The worker takes items. calibration: what was chosen and predicted, for people."""
+    """The worker takes items. calibration: what was chosen and predicted, for people.
+
+    refused: versions whose task could not be built, with the reason; the others are served.
+    """
 
     load_s: float
     max_tokens: int
     calibration: dict[str, Any]
+    refused: dict[str, str]
 
 
 class LoadFailed(Struct, frozen=True, tag=True):

@@ -63,13 +63,21 @@ class SupervisorLimits:
     max_queue_items: int
 
 
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """What to load; refused: versions that cannot be served, with the reason."""
+
+    load: Load
+    refused: dict[str, str]
+
+
 class Supervisor:
     """Owns the worker's process; `run` is its whole life and is cancelled by nobody but `stop`."""
 
     def __init__(
         self,
         name: str,
-        prepare: Callable[[], Awaitable[Load]],
+        prepare: Callable[[], Awaitable[Preparation]],
         *,
         limits: SupervisorLimits,
         cpu: CpuBudget,
@@ -87,18 +95,26 @@ class Supervisor:
         self._on_change = on_change
         self._admission = Admission(limits.max_queue_items, name)
         self._handle: WorkerHandle | None = None
+        self._refused: dict[str, str] = {}
         self._stopping = asyncio.Event()
 
     @property
     def unanswered(self) -> int:
         return self._admission.in_use
 
+    def state_of(self, version: str) -> tuple[ServingState, str]:
+        """State and reason of one version (`name:version`); mostly those of the worker."""
+        if version in self._refused:
+            return ServingState.FAILED, self._refused[version]
+        return self.status.state, self.status.reason
+
     def submit(
         self, version: str, text: str, parameters: dict[str, Any], timeout_ms: float
     ) -> asyncio.Future[Outcome]:
         """The outcome to be. Raises ModelUnavailable or Overloaded at once."""
-        if self.status.state is not ServingState.READY or self._handle is None:
-            raise ModelUnavailable(self._unavailable(version), retry_after_s=self._retry_after_s())
+        state, reason = self.state_of(version)
+        if state is not ServingState.READY or self._handle is None:
+            raise _unavailable(version, state, reason)
         self._admission.acquire()
         outcome = self._handle.submit(version, text, parameters, timeout_ms)
         outcome.add_done_callback(lambda _: self._admission.release(self._clock.now()))
@@ -107,8 +123,9 @@ class Supervisor:
     async def run(self) -> None:
         """Load, serve, restart; returns after `stop` or when the worker is given up."""
         try:
-            load = await self._prepare()
-            await self._keep_alive(load)
+            prepared = await self._prepare()
+            self._refused = dict(prepared.refused)
+            await self._keep_alive(prepared.load)
         except CannotLoad as error:
             log.error("version_failed", worker=self.name, reason=str(error))
             self._become(ServingState.FAILED, str(error))
@@ -180,6 +197,7 @@ class Supervisor:
             max_tokens=loaded.max_tokens,
             calibration=loaded.calibration,
         )
+        self._refused |= loaded.refused
         self._metrics.worker_loaded(self.name, loaded.load_s)
         if not self._stopping.is_set():
             self._become(ServingState.READY, "")
@@ -191,9 +209,10 @@ class Supervisor:
         self.status = replace(self.status, state=state, reason=reason)
         self._on_change(self)
 
-    def _unavailable(self, version: str) -> str:
-        why = f": {self.status.reason}" if self.status.reason else ""
-        return f"{version} is {self.status.state}{why}"
 
-    def _retry_after_s(self) -> float:
-        return 60.0 if self.status.state is ServingState.FAILED else 2.0
+def _unavailable(version: str, state: ServingState, reason: str) -> ModelUnavailable:
+    what = "has failed" if state is ServingState.FAILED else f"is {state}"
+    return ModelUnavailable(
+        f"{version} {what}: {reason}" if reason else f"{version} {what}",
+        retry_after_s=60.0 if state is ServingState.FAILED else 2.0,
+    )

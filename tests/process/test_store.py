@@ -397,13 +397,17 @@ def test_two_processes_that_start_at_once_fetch_once(start, slow_index, file, st
     assert slow_index.wheel_requests == 1
 
 
+@pytest.mark.parametrize("with_its_pip", [False, True], ids=["alone", "with its pip"])
 def test_killed_fetch_leaves_nothing_half_done_and_the_next_one_succeeds(
-    start, slow_index, file, store
+    start, slow_index, file, store, with_its_pip, tmp_path, monkeypatch
 ):
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "system temp"))
+    (tmp_path / "system temp").mkdir()
     victim = start()
     assert slow_index.half_sent.acquire(timeout=WAIT_S)
     pips = psutil.Process(victim.pid).children()
-    victim.send_signal(signal.SIGKILL)
+    for process in [victim, *pips] if with_its_pip else [victim]:
+        os.kill(process.pid, signal.SIGKILL)
     victim.wait(WAIT_S)
     assert not store.path_of(file).exists()
     assert unfinished(store) != [], "the kill came too late to test anything"
@@ -411,6 +415,7 @@ def test_killed_fetch_leaves_nothing_half_done_and_the_next_one_succeeds(
     assert psutil.wait_procs(pips, timeout=WAIT_S)[1] == [], "the victim's pip lives on"
     assert store.fetch(file).read_bytes() == CONTENT
     assert unfinished(store) == []
+    assert list((tmp_path / "system temp").iterdir()) == []
 
 
 def test_stop_ends_a_running_fetch_and_refuses_the_next(slow_index, file, store):

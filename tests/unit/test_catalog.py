@@ -1,4 +1,5 @@
 import copy
+import re
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +188,12 @@ def test_catalog_that_is_not_there_is_named(tmp_path):
 def test_unknown_profile_names_those_that_ship():
     with pytest.raises(ConfigurationError, match="unknown profile 'huge'; known: .*embedded"):
         profile_path("huge")
+
+
+def test_documented_catalog_is_valid(write):
+    page = Path(__file__).parents[2] / "docs" / "catalog.md"
+    (example,) = re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL)
+    assert [spec.key for spec in load_catalog(write(example))] == ["embedder:v1"]
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from dotenv import dotenv_values
 from pydantic.fields import FieldInfo
 
-from app.core.config import Settings
+from app.core.config import Settings, load_settings
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = (ROOT / ".env.example").read_text(encoding="utf-8")
@@ -27,7 +27,7 @@ def depends_on_the_machine(field: FieldInfo) -> bool:
 
 def parsed(variable: str, text: str) -> object:
     """What the server makes of a value, so that 100 and 100.0 are the same."""
-    return getattr(Settings(_env_file=None, **{variable.lower(): text}), variable.lower())
+    return getattr(Settings.model_validate({variable.lower(): text}), variable.lower())
 
 
 def rows(document: str) -> dict[str, tuple[str, list[str]]]:
@@ -55,13 +55,17 @@ def allowed(field: FieldInfo) -> str:
 
 
 @pytest.fixture(autouse=True)
-def no_variables(monkeypatch):
+def clean(monkeypatch, tmp_path):
+    """An empty folder to start in, and no variable of the machine that runs the tests."""
+    monkeypatch.chdir(tmp_path)
     for variable in FIELDS:
         monkeypatch.delenv(variable, raising=False)
 
 
-def test_the_example_changes_no_default():
-    assert Settings(_env_file=ROOT / ".env.example") == Settings(_env_file=None)
+def test_a_copy_of_the_example_changes_no_default(tmp_path):
+    defaults = load_settings()
+    (tmp_path / ".env").write_text(EXAMPLE, encoding="utf-8")
+    assert load_settings() == defaults
 
 
 def test_the_example_sets_what_does_not_depend_on_the_machine():
