@@ -80,8 +80,8 @@ ENGINES: dict[str, tuple[Callable[[], ov.Model], dict[str, Any]]] = {
     **{f"exported, group {size}": (exported, settings(size)) for size in (0, 32, 64, 128)},
     **{f"compact, group {size}": (compact, settings(size)) for size in (0, 32, 64, 128, 192, 384)},
     "compact, uint8 weights, group 128": (requantised, settings(128)),
-    "compact, group 128, bf16": (compact, settings(128, "bf16")),
-    "compact, group 384, bf16": (compact, settings(384, "bf16")),
+    **{f"compact, group {size}, bf16": (compact, settings(size, "bf16")) for size in (128, 384)},
+    **{f"compact, keys not filled up, group {size}": (unfilled, settings(size)) for size in (0, 128)},
 }
 
 

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from app.core.errors import BodyTooLarge, Cancelled, InvalidJson, UnsupportedMediaType
 
 _JSON_TYPE = re.compile(r"application/(?:[\w.+-]+\+)?json", re.ASCII)
-_CHARSET = re.compile(r"""charset=["']?(?!utf-?8["']?(?:;|$))""", re.ASCII)
+_CHARSET = re.compile(r'charset="?([^;"]*)', re.ASCII)
 
 
 async def read_json(request: Request, *, max_bytes: int, max_values: int) -> Any:
@@ -26,7 +26,9 @@ async def read_json(request: Request, *, max_bytes: int, max_values: int) -> Any
 
 def check_content_type(value: str) -> None:
     media_type, _, parameters = value.lower().replace(" ", "").partition(";")
-    if not _JSON_TYPE.fullmatch(media_type) or _CHARSET.search(parameters):
+    charset = _CHARSET.search(parameters)
+    is_utf_8 = charset is None or charset[1] in ("utf-8", "utf8")
+    if not _JSON_TYPE.fullmatch(media_type) or not is_utf_8:
         raise UnsupportedMediaType(
             f"Content-Type is {value[:100]!r}; send UTF-8 JSON as application/json."
             if value

@@ -23,9 +23,11 @@ from app.core.metrics import Metrics
 from app.models.registry import Deployment, Registry
 from app.models.spec import ModelFile, ModelSpec
 from app.models.store import ModelStore
+from app.tasks.catalogue import task_info
 from app.workers.cpu import CpuBudget
 from app.workers.messages import HostedVersion, Load
 from app.workers.supervisor import Preparation, ServingState, Supervisor, SupervisorLimits
+from app.workers.turns import LoadingTurns
 
 log = structlog.get_logger()
 
@@ -66,6 +68,7 @@ def build_fleet(
 ) -> Fleet:
     """Nothing is fetched or started before `Fleet.run`."""
     cpu = CpuBudget(settings.cpu_threads, metrics.cpu)
+    turns = LoadingTurns()
     fetching = asyncio.Lock()  # files come one after the other; each has the whole line
     deployments: list[Deployment] = []
     supervisors: list[Supervisor] = []
@@ -81,6 +84,7 @@ def build_fleet(
             cpu=cpu,
             metrics=metrics,
             clock=clock,
+            turns=turns,
             on_change=_readiness_metric(group, metrics),
         )
         supervisors.append(supervisor)
@@ -143,7 +147,6 @@ def _load_message(
     group: Sequence[ModelSpec], paths: dict[ModelFile, Path], root: Path, settings: Settings
 ) -> Load:
     first = group[0]
-    calibration = root / "calibration" / f"{_calibration_key(first, settings)}.json"
     return Load(
         artefact=first.artefact.name,
         files=_by_role(first.artefact.files, paths),
@@ -161,7 +164,7 @@ def _load_message(
         cpu_threads=settings.cpu_threads,
         max_batch_size=settings.max_batch_size,
         batch_timeout_ms=settings.batch_timeout_ms,
-        calibration_path=str(calibration),
+        calibration_path=_calibration_path(first, root, settings),
         log_format=settings.log_format,
         log_level=settings.effective_log_level,
     )
@@ -169,6 +172,12 @@ def _load_message(
 
 def _by_role(files: Sequence[ModelFile], paths: dict[ModelFile, Path]) -> dict[str, str]:
     return {file.role: str(paths[file]) for file in files}
+
+
+def _calibration_path(spec: ModelSpec, root: Path, settings: Settings) -> str:
+    if task_info(spec.task).shape == "generating":
+        return ""  # the engine batches by itself; there is nothing to choose
+    return str(root / "calibration" / f"{_calibration_key(spec, settings)}.json")
 
 
 def _calibration_key(spec: ModelSpec, settings: Settings) -> str:

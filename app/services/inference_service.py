@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app.core.clock import Clock
-from app.core.errors import InvalidRequest, ModelUnavailable, ServingError
+from app.core.errors import InvalidRequest, InvariantBroken, ModelUnavailable, ServingError
 from app.core.metrics import Metrics
 from app.core.parameters import resolve
 from app.core.types import Failed, Outcome
@@ -40,6 +40,16 @@ class InferenceResult:
     model_used: str | None
     model_type: str | None
     latency_ms: float
+
+
+@dataclass(slots=True)
+class _Entry:
+    """One input on its way. outcome is set once; latency_ms with it."""
+
+    deployment: Deployment | None = None
+    outcome: Outcome | None = None
+    latency_ms: float = 0.0
+    wait: "asyncio.Future[Outcome] | None" = None
 
 
 class InferenceService:
@@ -74,36 +84,37 @@ class InferenceService:
         withdraws every input that is not answered yet.
         """
         started = self._clock.now()
-        begun = [self._begin(request, timeout_ms, started) for request in requests]
-        waits = [wait for _, wait in begun if isinstance(wait, asyncio.Future)]
-        await asyncio.gather(*waits)
-        return [self._result(deployment, wait, started) for deployment, wait in begun]
+        entries = [self._begin(request, timeout_ms, started) for request in requests]
+        await asyncio.gather(*(entry.wait for entry in entries if entry.wait is not None))
+        return [_result(entry) for entry in entries]
 
-    def _begin(
-        self, request: InferenceRequest, timeout_ms: float | None, started: float
-    ) -> tuple[Deployment | None, "asyncio.Future[Outcome] | Failed"]:
+    def _begin(self, request: InferenceRequest, timeout_ms: float | None, started: float) -> _Entry:
         """Hand one input to its worker; an error is an outcome, not an exception."""
-        deployment: Deployment | None = None
+        entry = _Entry()
         try:
-            if self._is_stopping:
-                raise ModelUnavailable("the server is stopping; ask another", retry_after_s=5.0)
-            name = self._default_model if request.model is None else request.model
-            deployment = self._registry.resolve(name, request.version)
-            self._check_length(request.text)
-            parameters = resolve(deployment.parameters, request.parameters)
-            limit_ms = float(deployment.spec.default_timeout_ms)
-            wait = deployment.supervisor.submit(
-                deployment.spec.key,
-                request.text,
-                parameters,
-                min(limit_ms, timeout_ms) if timeout_ms is not None else limit_ms,
-            )
+            wait = entry.wait = self._submit(request, timeout_ms, entry)
         except ServingError as refused:
-            failed = Failed(refused)
-            self._note(deployment, failed, started)
-            return deployment, failed
-        wait.add_done_callback(lambda done: self._on_done(deployment, done, started))
-        return deployment, wait
+            self._settle(entry, Failed(refused), started)
+        else:
+            wait.add_done_callback(lambda done: self._on_done(entry, done, started))
+        return entry
+
+    def _submit(
+        self, request: InferenceRequest, timeout_ms: float | None, entry: _Entry
+    ) -> "asyncio.Future[Outcome]":
+        if self._is_stopping:
+            raise ModelUnavailable("the server is stopping; ask another", retry_after_s=5.0)
+        name = self._default_model if request.model is None else request.model
+        deployment = entry.deployment = self._registry.resolve(name, request.version)
+        self._check_length(request.text)
+        parameters = resolve(deployment.parameters, request.parameters)
+        limit_ms = float(deployment.spec.default_timeout_ms)
+        return deployment.supervisor.submit(
+            deployment.spec.key,
+            request.text,
+            parameters,
+            limit_ms if timeout_ms is None else min(limit_ms, timeout_ms),
+        )
 
     def _check_length(self, text: str) -> None:
         if len(text) > self._max_text_chars:
@@ -112,32 +123,27 @@ class InferenceService:
                 "(MAX_TEXT_CHARS); split it"
             )
 
-    def _on_done(
-        self, deployment: Deployment, wait: "asyncio.Future[Outcome]", started: float
-    ) -> None:
-        if not wait.cancelled():
-            self._note(deployment, wait.result(), started)
+    def _on_done(self, entry: _Entry, done: "asyncio.Future[Outcome]", started: float) -> None:
+        if not done.cancelled():
+            self._settle(entry, done.result(), started)
 
-    def _note(self, deployment: Deployment | None, outcome: Outcome, started: float) -> None:
-        if deployment is None:
-            if isinstance(outcome, Failed):
-                self._metrics.observe_rejected(outcome.error.code)
-            return
-        spec = deployment.spec
-        self._metrics.answered(spec.name, spec.version, outcome, self._since_ms(started))
+    def _settle(self, entry: _Entry, outcome: Outcome, started: float) -> None:
+        entry.outcome = outcome
+        entry.latency_ms = (self._clock.now() - started) * 1000
+        if entry.deployment is not None:
+            spec = entry.deployment.spec
+            self._metrics.answered(spec.name, spec.version, outcome, entry.latency_ms)
+        elif isinstance(outcome, Failed):
+            self._metrics.observe_rejected(outcome.error.code)
 
-    def _result(
-        self,
-        deployment: Deployment | None,
-        wait: "asyncio.Future[Outcome] | Failed",
-        started: float,
-    ) -> InferenceResult:
-        return InferenceResult(
-            outcome=wait if isinstance(wait, Failed) else wait.result(),
-            model_used=deployment.spec.key if deployment else None,
-            model_type=deployment.task.model_type if deployment else None,
-            latency_ms=self._since_ms(started),
-        )
 
-    def _since_ms(self, started: float) -> float:
-        return (self._clock.now() - started) * 1000
+def _result(entry: _Entry) -> InferenceResult:
+    if entry.outcome is None:
+        raise InvariantBroken("an input was answered without an outcome")
+    deployment = entry.deployment
+    return InferenceResult(
+        outcome=entry.outcome,
+        model_used=deployment.spec.key if deployment else None,
+        model_type=deployment.task.model_type if deployment else None,
+        latency_ms=entry.latency_ms,
+    )

@@ -1,6 +1,7 @@
 """Builds the loop that a worker runs, from what it was told to load. Slow: reads the weights."""
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +22,7 @@ from app.workers.one_shot import OneShotLoop
 MAX_SEQUENCES = 64
 
 Reply = Callable[[Sequence[ItemDone | ItemFailed]], None]
+Measuring = Callable[[], AbstractContextManager[None]]
 
 
 class WorkLoop(Protocol):
@@ -53,17 +55,24 @@ class LoadedFacts:
     refused: dict[str, str]
 
 
-def build_loop(load: Load, lease: LeaseClient, reply: Reply) -> tuple[WorkLoop, LoadedFacts]:
-    """Raises CannotLoad when files, options or tasks do not fit together."""
+def build_loop(
+    load: Load, lease: LeaseClient, reply: Reply, measuring: Measuring
+) -> tuple[WorkLoop, LoadedFacts]:
+    """measuring: holds all threads of the CPU budget while the machine is measured.
+
+    Raises CannotLoad when files, options or tasks do not fit together.
+    """
     shapes = {task_info(version.task).shape for version in load.versions}
     if shapes == {"one_shot"}:
-        return _one_shot(load, lease, reply)
+        return _one_shot(load, lease, reply, measuring)
     if shapes == {"generating"}:
         return _generating(load, lease, reply)
     raise CannotLoad(f"one worker cannot serve tasks of shapes {sorted(shapes)}")
 
 
-def _one_shot(load: Load, lease: LeaseClient, reply: Reply) -> tuple[WorkLoop, LoadedFacts]:
+def _one_shot(
+    load: Load, lease: LeaseClient, reply: Reply, measuring: Measuring
+) -> tuple[WorkLoop, LoadedFacts]:
     tasks, refused = _tasks(load)
     make = runtime_class(load.runtime)
     runtime, calibration = load_calibrated(
@@ -71,6 +80,7 @@ def _one_shot(load: Load, lease: LeaseClient, reply: Reply) -> tuple[WorkLoop, L
         Path(load.calibration_path),
         load.cpu_threads,
         load.max_batch_size,
+        measuring,
     )
     limits = calibration.limits(load.max_batch_size, load.batch_timeout_ms / 1000)
     work = OneShotLoop(

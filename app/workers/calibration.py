@@ -8,6 +8,7 @@ start reads it in no time.
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 from statistics import median
 
@@ -51,7 +52,11 @@ class Calibration(msgspec.Struct, frozen=True):
 
 
 def load_calibrated(
-    build: Build, path: Path, cpu_threads: int, max_rows: int
+    build: Build,
+    path: Path,
+    cpu_threads: int,
+    max_rows: int,
+    measuring: Callable[[], AbstractContextManager[None]],
 ) -> tuple[OneShotRuntime, Calibration]:
     """The runtime in the plan that suits the machine; measures only when `path` has no result."""
     known = _read(path)
@@ -60,7 +65,8 @@ def load_calibrated(
     best: tuple[OneShotRuntime, Calibration] | None = None
     for plan in candidate_plans(cpu_threads):
         runtime = build(plan)
-        found = measure(runtime, max_rows)
+        with measuring():
+            found = measure(runtime, max_rows)
         log.info("calibrated", **msgspec.structs.asdict(found))
         if best is None or found.tokens_per_s > best[1].tokens_per_s:
             best = (runtime, found)

@@ -11,7 +11,8 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import assert_never
 
 import psutil
@@ -65,7 +66,9 @@ class Worker:
         configure_logging(load.log_format, load.log_level)
         started = time.monotonic()
         try:
-            work, facts = await asyncio.to_thread(build_loop, load, self._lease, self._reply)
+            work, facts = await asyncio.to_thread(
+                build_loop, load, self._lease, self._reply, self._leasing(load.cpu_threads)
+            )
         except Exception as error:
             self._report_load_failure(load, error)
             return 1
@@ -81,6 +84,20 @@ class Worker:
             for task in running:
                 task.cancel()
         self._wire.close()
+
+    def _leasing(self, threads: int) -> Callable[[], AbstractContextManager[None]]:
+        """For the thread that loads: hold that many threads of the budget for a while."""
+        loop = asyncio.get_running_loop()
+
+        @contextmanager
+        def leased() -> Iterator[None]:
+            asyncio.run_coroutine_threadsafe(self._lease.acquire(threads), loop).result()
+            try:
+                yield
+            finally:
+                loop.call_soon_threadsafe(self._lease.release, threads)
+
+        return leased
 
     def _report_load_failure(self, load: Load, error: Exception) -> None:
         log.error("load_failed", artefact=load.artefact, exc_info=error)
@@ -144,7 +161,9 @@ def die_with_parent() -> None:
 
 def main() -> int:
     die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the server's to handle
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # A terminal or an init system signals the whole group; when to end is the server's to say.
+        signal.signal(number, signal.SIG_IGN)
     sock = socket.socket(fileno=int(sys.argv[1]))
 
     async def serve() -> int:

@@ -22,7 +22,10 @@ class HostedVersion(Struct, frozen=True):
 
 
 class Load(Struct, frozen=True, tag=True):
-    """First message: what to load. calibration_path: where its result is kept between starts."""
+    """First message: what to load.
+
+    calibration_path: where the result is kept between starts; empty where nothing is calibrated.
+    """
 
     artefact: str
     files: dict[str, str]

@@ -10,6 +10,7 @@ import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -22,6 +23,7 @@ from app.scheduling.admission import Admission
 from app.workers.cpu import CpuBudget
 from app.workers.handle import WorkerHandle
 from app.workers.messages import Beat, Load
+from app.workers.turns import LoadingTurns
 
 log = structlog.get_logger()
 
@@ -83,6 +85,7 @@ class Supervisor:
         cpu: CpuBudget,
         metrics: Metrics,
         clock: Clock,
+        turns: LoadingTurns,
         on_change: Callable[["Supervisor"], None],
     ) -> None:
         self.name = name
@@ -92,6 +95,7 @@ class Supervisor:
         self._cpu = cpu
         self._metrics = metrics
         self._clock = clock
+        self._turns = turns
         self._on_change = on_change
         self._admission = Admission(limits.max_queue_items, name)
         self._handle: WorkerHandle | None = None
@@ -184,7 +188,8 @@ class Supervisor:
         """One process from start to end."""
         handle = self._handle = WorkerHandle(self.name, load, self, os.environ)
         try:
-            loaded = await handle.start(self._limits.start_timeout_s)
+            async with self._turns.turn(alone=_will_measure(load)):
+                loaded = await handle.start(self._limits.start_timeout_s)
         except WorkerLost:
             return handle
         except CannotLoad:
@@ -208,6 +213,10 @@ class Supervisor:
     def _become(self, state: ServingState, reason: str) -> None:
         self.status = replace(self.status, state=state, reason=reason)
         self._on_change(self)
+
+
+def _will_measure(load: Load) -> bool:
+    return bool(load.calibration_path) and not Path(load.calibration_path).exists()
 
 
 def _unavailable(version: str, state: ServingState, reason: str) -> ModelUnavailable:

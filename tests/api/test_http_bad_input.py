@@ -1,7 +1,6 @@
 """What callers get wrong, or try on purpose: each gets its status, its code and a way out."""
 
 import json
-import time
 from typing import Any
 
 import httpx
@@ -180,15 +179,17 @@ async def test_refused_requests_reach_no_service_and_are_counted(
     assert [request.model for request in running.services.inference.requests] == ["missing"]
 
 
-async def test_megabytes_of_tiny_values_do_not_hold_the_loop(client: httpx.AsyncClient):
+async def test_megabytes_of_tiny_values_are_refused_before_they_are_decoded(
+    client: httpx.AsyncClient,
+):
     """Decoding these took 0.8 s on the event loop, for every caller of the server."""
     junk = b"[" + b"[]," * 2_700_000 + b"[]]"
     strings = b"[" + b'"",' * 2_700_000 + b'""]'
     for values in (junk, strings):
         body = b'{"requests": ' + values + b"}"
-        started = time.process_time()
-        assert (await _refused(client, body, "/infer/batch"))[:2] == (400, "invalid_json")
-        assert time.process_time() - started < 0.6
+        status, code, message = await _refused(client, body, "/infer/batch")
+        assert (status, code) == (400, "invalid_json")
+        assert "more than" in message  # counted, not decoded
 
 
 async def test_text_full_of_separators_is_not_taken_for_many_values(client: httpx.AsyncClient):

@@ -1,0 +1,39 @@
+"""Process tests run on uvloop, as the server does, and leave no process behind."""
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import uvloop
+
+from tests.process.workers import Bench, SupervisorBench, living
+
+WorkersLeft = Callable[[], list[psutil.Process]]
+
+
+@pytest.fixture(scope="session")
+def event_loop_policy() -> uvloop.EventLoopPolicy:
+    return uvloop.EventLoopPolicy()
+
+
+@pytest.fixture
+def no_child_left() -> Iterator[None]:
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    yield
+    children = psutil.Process().children(recursive=True)
+    assert [c for c in children if c.pid not in before and living(c.pid)] == []
+
+
+@pytest.fixture
+async def bench(tmp_path: Path, no_child_left: None) -> AsyncIterator[Bench]:
+    bench = Bench(tmp_path)
+    yield bench
+    await bench.close()
+
+
+@pytest.fixture
+async def supervised(tmp_path: Path, no_child_left: None) -> AsyncIterator[SupervisorBench]:
+    bench = SupervisorBench(tmp_path)
+    yield bench
+    await bench.close()
