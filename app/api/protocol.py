@@ -6,19 +6,19 @@ and its connection is closed the gentle way: our side first, then the rest when 
 read the answer, or after `LINGER_S`. Closing at once would let the kernel throw the answer away.
 """
 
+import asyncio
 import uuid
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from http import HTTPStatus
 from typing import Any, cast
 
-import asyncio
-
 import httptools
 import structlog
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from app.api.envelope import failure_bytes
@@ -85,7 +85,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._limits = config.limits
         self.timeout_keep_alive = cast(int, config.limits.keep_alive_s)
         self._reading = Reading.NOTHING
-        self._unanswered = 0
+        self._unanswered: deque[RequestResponseCycle] = deque()
         self._served = False
         self._is_closing = False
         self._since = 0.0  # when the part that is being received, or the closing, began
@@ -132,12 +132,28 @@ class LimitedProtocol(HttpToolsProtocol):
             self.refuse(_as_refused(error))
 
     def _feed(self, data: bytes) -> None:
-        """Parse all of it. Upgrades are ignored, as RFC 9110 allows; the request is served."""
+        """Parse all of it. An offer to upgrade is declined by serving the request without it.
+
+        The parser takes what follows such an offer for another protocol, so that the body would
+        be lost; some clients offer HTTP/2 with every first request.
+        """
         while data:
             try:
-                return self.parser.feed_data(data)
+                self.parser.feed_data(data)
+                return
             except httptools.HttpParserUpgrade as upgrade:
-                data = data[upgrade.args[0] :]
+                data = self._head_without_upgrade() + data[upgrade.args[0] :]
+                self.parser = httptools.HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+
+    def _head_without_upgrade(self) -> bytes:
+        lines = [self.parser.get_method() + b" " + self.url + b" HTTP/1.1"]
+        lines += [
+            name + b": " + value
+            for name, value in self.headers
+            if name not in (b"connection", b"upgrade", b"http2-settings")
+        ]
+        return b"\r\n".join([*lines, b"", b""])
 
     def _check_unparsed(self) -> None:
         """Bytes that the parser keeps for itself count like those that it has handed on."""
@@ -174,12 +190,16 @@ class LimitedProtocol(HttpToolsProtocol):
             raise _header_too_large(limit)
 
     def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade():
+            if self.parser.get_method() == b"CONNECT":
+                raise _malformed("This is not a proxy.")
+            return  # it will be parsed again, see `_feed`
         hosts = sum(name == b"host" for name, _ in self.headers)
         if hosts > 1 or (hosts == 0 and self.parser.get_http_version() == "1.1"):
             raise _malformed("A request names one Host.")
         self._begin(Reading.BODY, self._heard)
-        self._unanswered += 1
         super().on_headers_complete()
+        self._unanswered.append(self.cycle)
         self.cycle.transport = cast(asyncio.Transport, _GentleTransport(self))
 
     def on_body(self, body: bytes) -> None:
@@ -187,6 +207,8 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
         self._begin(Reading.NOTHING, self._heard)
         super().on_message_complete()
 
@@ -196,7 +218,7 @@ class LimitedProtocol(HttpToolsProtocol):
     # --- the end of a request, and of the connection
 
     def on_response_complete(self) -> None:
-        self._unanswered -= 1
+        self._unanswered.popleft()
         self._served = True
         if self._reading is not Reading.HEADER:
             # idle from here on, or the rest of a body that nobody waits for
@@ -215,9 +237,9 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _may_answer(self) -> bool:
         """No answer is under way, and none has to come first."""
-        if self._unanswered == 0:
+        if not self._unanswered:
             return True
-        is_own = self._reading is Reading.BODY and self._unanswered == 1
+        is_own = self._reading is Reading.BODY and len(self._unanswered) == 1
         return is_own and not self.cycle.response_started
 
     def close_gently(self) -> None:
@@ -227,12 +249,20 @@ class LimitedProtocol(HttpToolsProtocol):
         elif not self._is_closing:
             self.transport.close()
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._tell_gone()
+        super().connection_lost(exc)
+
+    def _tell_gone(self) -> None:
+        """Whoever works for this connection may stop; uvicorn tells the latest request only."""
+        for cycle in self._unanswered:
+            cycle.disconnected = True
+            cycle.message_event.set()
+
     def _linger(self) -> None:
         self._is_closing = True
         self._since, self._bytes = self.loop.time(), 0
-        if self.cycle is not None and not self.cycle.response_complete:
-            self.cycle.disconnected = True  # whoever still works for this connection may stop
-            self.cycle.message_event.set()
+        self._tell_gone()
         self.flow.resume_reading()
         if self.transport.can_write_eof():
             self.transport.write_eof()
@@ -250,7 +280,7 @@ class LimitedProtocol(HttpToolsProtocol):
             patience_s = (
                 self._limits.keep_alive_s if self._served else self._limits.header_timeout_s
             )
-            if self._unanswered == 0 and now - self._since > patience_s:
+            if not self._unanswered and now - self._since > patience_s:
                 self.transport.close()
         elif not self.flow.read_paused and self._is_late(now):
             self.refuse(
@@ -267,7 +297,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def _is_late(self, now: float) -> bool:
         if self._reading is Reading.HEADER:
             return now - self._since > self._limits.header_timeout_s
-        if self._unanswered > 1:  # not read on purpose: an earlier request is being served
+        if len(self._unanswered) > 1:  # not read on purpose: an earlier request is being served
             return False
         patience_s = self._limits.body_timeout_s
         earned_s = self._bytes / MIN_BODY_BYTES_PER_S

@@ -25,7 +25,6 @@ Array = NDArray[Any]
 
 _PREFIX = re.compile(r"^(.*?)embeddings\.LayerNorm\.weight$")
 _LANES = 16  # float32 numbers in the CPU's widest vector
-_HEAD_WIDTH = 32  # of every MiniLM; the exported graph does not say it anywhere else
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +64,12 @@ class _Weights:
             if node.get_type_name() == "MVN"
         )
 
+        self.head_width = next(
+            node.output(0).get_partial_shape()[3].get_length()
+            for node in source.get_ordered_ops()
+            if node.get_type_name() == "MatMul" and _is_context(node)
+        )
+
     def layers(self) -> int:
         found = (re.search(r"encoder\.layer\.(\d+)\.", name) for name in self._constants)
         return 1 + max(int(match[1]) for match in found if match)
@@ -82,6 +87,20 @@ class _Weights:
         return _Linear(_inputs(convert)[0].data, scale.data, bias.data)
 
 
+def _is_context(product: ov.Node) -> bool:
+    """Whether this is attention's second product: [rows, heads, tokens, head width]."""
+    shape = product.output(0).get_partial_shape()
+    return len(shape) == 4 and shape[3].is_static
+
+
+def _ints(*values: int) -> ov.Node:
+    return op.constant(np.array(values, np.int64))
+
+
+def _index(value: int) -> ov.Node:
+    return op.constant(np.array(value, np.int64))
+
+
 def _inputs(node: ov.Node) -> list[ov.Node]:
     return [port.get_source_output().get_node() for port in node.inputs()]
 
@@ -96,18 +115,16 @@ class _Keys:
     """
 
     def __init__(self, mask: ov.Node) -> None:
-        tokens = op.gather(op.shape_of(mask), np.int64([1]), np.int64(0))
-        self._missing = op.mod(
-            op.subtract(np.int64([_LANES]), op.mod(tokens, np.int64([_LANES]))), np.int64([_LANES])
-        )
-        fill = op.concat([np.int64([0]), self._missing], 0)
-        padded = op.pad(mask, np.int64([0, 0]), fill, "constant", np.int64(0))
-        self.allowed = op.unsqueeze(op.convert(padded, "boolean"), np.int64([1, 2]))
+        tokens = op.gather(op.shape_of(mask), _ints(1), _index(0))
+        self._missing = op.floor_mod(op.negative(tokens), _ints(_LANES))
+        fill = op.concat([_ints(0), self._missing], 0)
+        padded = op.pad(mask, _ints(0, 0), fill, "constant", _index(0))
+        self.allowed = op.unsqueeze(op.convert(padded, "boolean"), _ints(1, 2))
 
     def fill(self, vectors: ov.Node) -> ov.Node:
         """vectors: [rows, heads, tokens, head width], filled up with zeros."""
-        end = op.concat([np.int64([0, 0]), self._missing, np.int64([0])], 0)
-        return op.pad(vectors, np.int64([0, 0, 0, 0]), end, "constant", np.float32(0))
+        end = op.concat([_ints(0, 0), self._missing, _ints(0)], 0)
+        return op.pad(vectors, _ints(0, 0, 0, 0), end, "constant", np.float32(0))
 
 
 def _build(weights: _Weights) -> ov.Model:
@@ -128,7 +145,7 @@ def _build(weights: _Weights) -> ov.Model:
 def _embed(weights: _Weights, ids: ov.Node) -> ov.Node:
     """Word, position and (constant) segment vectors, normalised."""
     words, word_scale = (
-        op.gather(op.constant(weights.array(name)), ids, np.int64(0))
+        op.gather(op.constant(weights.array(name)), ids, _index(0))
         for name in (
             "embeddings.word_embeddings.weight_q",
             "embeddings.word_embeddings.weight_scale",
@@ -138,13 +155,13 @@ def _embed(weights: _Weights, ids: ov.Node) -> ov.Node:
         "embeddings.position_embeddings.weight_scale"
     )
     positions = positions + weights.array("embeddings.token_type_embeddings.weight")[0]
-    tokens = op.gather(op.shape_of(ids), np.int64(1), np.int64(0))
+    tokens = op.gather(op.shape_of(ids), _index(1), _index(0))
     first = op.slice(
         op.constant(positions.astype(np.float32)),
-        np.int64([0]),
-        op.unsqueeze(tokens, np.int64(0)),
-        np.int64([1]),
-        np.int64([0]),
+        _ints(0),
+        op.unsqueeze(tokens, _index(0)),
+        _ints(1),
+        _ints(0),
     )
     hidden = op.add(op.multiply(op.convert(words, "f32"), word_scale), first)
     return _norm(weights, "embeddings.LayerNorm", hidden)
@@ -167,14 +184,16 @@ def _attention(weights: _Weights, name: str, hidden: ov.Node, keys: _Keys) -> ov
     )
     width = parts[0].bias.size
     heads = op.reshape(
-        _product(hidden, fused), np.int64([0, 0, 3, width // _HEAD_WIDTH, _HEAD_WIDTH]), True
+        _product(hidden, fused),
+        _ints(0, 0, 3, width // weights.head_width, weights.head_width),
+        True,
     )
-    by_part = op.transpose(heads, np.int64([2, 0, 3, 1, 4]))
-    query, key, value = (op.gather(by_part, np.int64(part), np.int64(0)) for part in range(3))
+    by_part = op.transpose(heads, _ints(2, 0, 3, 1, 4))
+    query, key, value = (op.gather(by_part, _index(part), _index(0)) for part in range(3))
     mixed = op.scaled_dot_product_attention(
         query, keys.fill(key), keys.fill(value), keys.allowed, causal=False
     )
-    joined = op.reshape(op.transpose(mixed, np.int64([0, 2, 1, 3])), np.int64([0, 0, width]), True)
+    joined = op.reshape(op.transpose(mixed, _ints(0, 2, 1, 3)), _ints(0, 0, width), True)
     return _product(joined, weights.linear(f"{name}output.dense"))
 
 
@@ -184,7 +203,7 @@ def _product(data: ov.Node, linear: _Linear) -> ov.Node:
 
 
 def _norm(weights: _Weights, name: str, data: ov.Node) -> ov.Node:
-    centred = op.mvn(data, np.int64([-1]), True, weights.epsilon, "inside_sqrt")
+    centred = op.mvn(data, _ints(-1), True, weights.epsilon, "inside_sqrt")
     scaled = op.multiply(centred, op.constant(weights.array(f"{name}.weight")))
     return op.add(scaled, op.constant(weights.array(f"{name}.bias")))
 
@@ -194,7 +213,5 @@ def _pool(hidden: ov.Node, real: ov.Node) -> ov.Node:
 
     Dividing by the count is left out: normalising undoes it.
     """
-    total = op.squeeze(
-        op.matmul(op.unsqueeze(real, np.int64(1)), hidden, False, False), np.int64(1)
-    )
-    return op.normalize_l2(total, np.int64([1]), 1e-12, "max")
+    total = op.squeeze(op.matmul(op.unsqueeze(real, _index(1)), hidden, False, False), _index(1))
+    return op.normalize_l2(total, _ints(1), 1e-12, "max")

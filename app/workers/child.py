@@ -7,6 +7,7 @@ its own loop breaks; whatever was inside is then the server's to account for.
 
 import asyncio
 import ctypes
+import os
 import signal
 import socket
 import sys
@@ -57,6 +58,7 @@ class Worker:
         self._lease = LeaseClient(self._send)
         self._load: asyncio.Future[Load] = asyncio.get_running_loop().create_future()
         self._stopped = asyncio.Event()
+        self._is_leaving = False
         self._work: WorkLoop | None = None
 
     async def serve(self, sock: socket.socket) -> int:
@@ -74,7 +76,11 @@ class Worker:
             return 1
         self._work = work
         self._send(Loaded(time.monotonic() - started, facts.max_tokens, facts.shown, facts.refused))
-        await self._work_until_stopped(work)
+        try:
+            await self._work_until_stopped(work)
+        except Exception as error:
+            log.error("worker_broke", artefact=load.artefact, exc_info=error)
+            return 1
         return 0
 
     async def _work_until_stopped(self, work: WorkLoop) -> None:
@@ -83,7 +89,7 @@ class Worker:
             await self._stopped.wait()
             for task in running:
                 task.cancel()
-        self._wire.close()
+        self._leave()
 
     def _leasing(self, threads: int) -> Callable[[], AbstractContextManager[None]]:
         """For the thread that loads: hold that many threads of the budget for a while."""
@@ -104,6 +110,10 @@ class Worker:
         known = error if isinstance(error, ServingError) else None
         message = str(known) if known else f"loading failed: {type(error).__name__}"
         self._send(LoadFailed(known.code if known else "cannot_load", message))
+        self._leave()
+
+    def _leave(self) -> None:
+        self._is_leaving = True
         self._wire.close()
 
     def _on_frames(self, frames: list[bytes]) -> None:
@@ -135,9 +145,9 @@ class Worker:
             self._work.submit(items)
 
     def _on_closed(self) -> None:
-        if not self._stopped.is_set() and not self._load.done():
-            self._load.cancel()
-        self._stopped.set()
+        if not self._is_leaving:
+            # The server died. Whatever loads or runs in other threads can only be left behind.
+            os._exit(1)
 
     def _reply(self, items: Sequence[ItemDone | ItemFailed]) -> None:
         self._send(Results(list(items)))

@@ -5,6 +5,7 @@ leaving, or the process ending.
 """
 
 import asyncio
+import contextlib
 import signal
 import socket
 import sys
@@ -40,7 +41,9 @@ from app.workers.wire import Wire
 
 log = structlog.get_logger()
 
-KILL_AFTER_S = 5.0
+KILL_AFTER_S = 5.0  # after it was asked to end
+CLOSED_GRACE_S = 1.0  # between the end of the connection and that of the process
+WORKER_COMMAND = (sys.executable, "-m", "app.workers.child")
 CHILD_ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
 
 
@@ -65,7 +68,7 @@ class WorkerHandle:
         load: Load,
         listener: Listener,
         environment: Mapping[str, str],
-        command: tuple[str, ...] = (sys.executable, "-m", "app.workers.child"),
+        command: tuple[str, ...] = WORKER_COMMAND,
     ) -> None:
         self.name = name
         self.state = WorkerState.STARTING
@@ -78,7 +81,9 @@ class WorkerHandle:
         self._ids = count(1)
         self._owed: dict[int, asyncio.Future[Outcome]] = {}
         self._process: asyncio.subprocess.Process | None = None
+        self._spawning = asyncio.Lock()  # `stop` must not overlook a process that is being born
         self._wire = Wire(self._on_frames, self._on_closed)
+        self._closed = asyncio.Event()
         self._loaded: asyncio.Future[Loaded] | None = None
         self._watch: asyncio.Task[None] | None = None
 
@@ -95,19 +100,12 @@ class WorkerHandle:
 
         Raises CannotLoad when it says that it cannot or takes too long, WorkerLost when it dies.
         """
-        ours, theirs = socket.socketpair()
-        loop = asyncio.get_running_loop()
-        self._loaded = loop.create_future()
-        with theirs:
-            self._process = await asyncio.create_subprocess_exec(
-                *self._command,
-                str(theirs.fileno()),
-                pass_fds=[theirs.fileno()],
-                env=self._environment,
-                stdin=asyncio.subprocess.DEVNULL,
-            )
-        self._watch = loop.create_task(self._wait_for_exit(self._process))
-        await loop.create_unix_connection(lambda: self._wire, sock=ours)
+        self._loaded = asyncio.get_running_loop().create_future()
+        async with self._spawning:
+            if self.state is WorkerState.STARTING:
+                await self._spawn()
+        if self.state is not WorkerState.STARTING:  # stopped meanwhile
+            raise self._lost()
         self.send(self._load)
         try:
             async with asyncio.timeout(timeout_s):
@@ -118,8 +116,30 @@ class WorkerHandle:
             raise CannotLoad(
                 f"{self.name} was not loaded after {timeout_s:g} s (WORKER_START_TIMEOUT_S)"
             ) from None
-        self.state = move(self.state, WorkerState.READY)
+        if self.state is not WorkerState.READY:  # it ended while the news was on its way
+            raise self._lost()
         return loaded
+
+    async def _spawn(self) -> None:
+        """Raises WorkerLost when the machine has no process or memory to give."""
+        loop = asyncio.get_running_loop()
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                self._process = await asyncio.create_subprocess_exec(
+                    *self._command,
+                    str(theirs.fileno()),
+                    pass_fds=[theirs.fileno()],
+                    env=self._environment,
+                    stdin=asyncio.subprocess.DEVNULL,
+                )
+        except OSError as error:
+            ours.close()
+            self.exit_reason = f"could not be started: {error}"
+            self.state = move(self.state, WorkerState.DEAD)
+            raise self._lost() from error
+        self._watch = loop.create_task(self._wait_for_exit(self._process))
+        await loop.create_unix_connection(lambda: self._wire, sock=ours)
 
     def submit(
         self, version: str, text: str, parameters: dict[str, Any], timeout_ms: float
@@ -143,12 +163,14 @@ class WorkerHandle:
 
     async def stop(self) -> None:
         """Ask the process to end, make it, and wait until it has."""
-        if self.state is WorkerState.READY:
-            self.send(Stop())
-        else:  # it listens only once it has loaded, and owes nothing before
-            self.kill()
+        was_ready = self.state is WorkerState.READY
         if self.state is not WorkerState.DEAD:
             self.state = move(self.state, WorkerState.STOPPING)
+        async with self._spawning:
+            if was_ready:
+                self.send(Stop())
+            else:  # it listens only once it has loaded, and owes nothing before
+                self.kill()
         if self._watch is None:
             return
         done, _ = await asyncio.wait([self._watch], timeout=KILL_AFTER_S)
@@ -167,6 +189,9 @@ class WorkerHandle:
 
     async def _wait_for_exit(self, process: asyncio.subprocess.Process) -> None:
         code = await process.wait()
+        with contextlib.suppress(TimeoutError):  # its last words may still be in the socket
+            async with asyncio.timeout(CLOSED_GRACE_S):
+                await self._closed.wait()
         self.exit_reason = _describe_exit(code)
         self.state = move(self.state, WorkerState.DEAD)
         self._wire.close()
@@ -196,7 +221,9 @@ class WorkerHandle:
             outcome.set_result(Failed(DeadlineExceeded()))
 
     def _on_closed(self) -> None:
-        self.kill()  # a worker without a connection is of no use
+        # A worker without a connection is of no use, but mostly one that is ending by itself.
+        self._closed.set()
+        asyncio.get_running_loop().call_later(CLOSED_GRACE_S, self.kill)
 
     def _on_frames(self, frames: list[bytes]) -> None:
         try:
@@ -220,12 +247,17 @@ class WorkerHandle:
             case Beat():
                 self._listener.on_beat(self, message)
             case Loaded():
-                self._resolve_load(lambda future: future.set_result(message))
+                self._on_loaded(message)
             case LoadFailed(code, text):
                 error = CannotLoad(text) if code == "internal" else from_code(code, text)
                 self._resolve_load(lambda future: future.set_exception(error))
             case _:
                 assert_never(message)
+
+    def _on_loaded(self, message: Loaded) -> None:
+        if self.state is WorkerState.STARTING:  # else it was stopped meanwhile
+            self.state = move(self.state, WorkerState.READY)
+        self._resolve_load(lambda future: future.set_result(message))
 
     def _resolve_load(self, resolve: Callable[[asyncio.Future[Loaded]], None]) -> None:
         if self._loaded is not None and not self._loaded.done():

@@ -21,7 +21,7 @@ from app.core.metrics import Metrics
 from app.core.types import Outcome
 from app.scheduling.admission import Admission
 from app.workers.cpu import CpuBudget
-from app.workers.handle import WorkerHandle
+from app.workers.handle import WORKER_COMMAND, WorkerHandle
 from app.workers.messages import Beat, Load
 from app.workers.turns import LoadingTurns
 
@@ -87,6 +87,7 @@ class Supervisor:
         clock: Clock,
         turns: LoadingTurns,
         on_change: Callable[["Supervisor"], None],
+        command: tuple[str, ...] = WORKER_COMMAND,
     ) -> None:
         self.name = name
         self.status = Status()
@@ -97,6 +98,7 @@ class Supervisor:
         self._clock = clock
         self._turns = turns
         self._on_change = on_change
+        self._command = command
         self._admission = Admission(limits.max_queue_items, name)
         self._handle: WorkerHandle | None = None
         self._refused: dict[str, str] = {}
@@ -186,7 +188,7 @@ class Supervisor:
 
     async def _serve_once(self, load: Load) -> WorkerHandle:
         """One process from start to end."""
-        handle = self._handle = WorkerHandle(self.name, load, self, os.environ)
+        handle = self._handle = WorkerHandle(self.name, load, self, os.environ, self._command)
         try:
             async with self._turns.turn(alone=_will_measure(load)):
                 loaded = await handle.start(self._limits.start_timeout_s)

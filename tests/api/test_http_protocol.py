@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from typing import Any
 
 import pytest
 
@@ -55,6 +56,7 @@ def _assert_refused(answer: bytes, status: int, code: str) -> None:
         pytest.param(b"GET / HTTP/1.1\r\nHost: a\r\nbad header\r\n\r\n", id="header-without-colon"),
         pytest.param(b"GET / HTTP/1.1\r\nHost: a\r\nX: a\x00b\r\n\r\n", id="nul-in-header"),
         pytest.param(b"GET /\xff HTTP/1.1\r\nHost: a\r\n\r\n", id="raw-byte-in-url"),
+        pytest.param(b"CONNECT a:443 HTTP/1.1\r\nHost: a\r\n\r\n", id="connect"),
         pytest.param(b"GET / HTTP/9.9\r\nHost: a\r\n\r\n", id="version"),
         pytest.param(b"GET / HTTP/1.1\r\n\r\n", id="no-host"),
         pytest.param(b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", id="two-hosts"),
@@ -76,7 +78,7 @@ def _assert_refused(answer: bytes, status: int, code: str) -> None:
 )
 async def test_malformed_http_is_refused(running: Running, request_bytes: bytes):
     _assert_refused(await running.talk(request_bytes), 400, "bad_request")
-    assert running.services.metrics.rejected == ["bad_request"]
+    assert running.services.metrics.rejected[0] == "bad_request"
 
 
 @pytest.mark.parametrize(
@@ -164,8 +166,8 @@ async def test_many_tiny_chunks_are_put_together(running: Running):
 @pytest.mark.parametrize(
     "end",
     [
-        pytest.param(b"1;" + b"x" * 100_000, id="chunk-extension"),
-        pytest.param(b"0\r\nX: " + b"x" * 100_000, id="trailer"),
+        pytest.param(b"1;" + b"x" * 1_000_000, id="chunk-extension"),
+        pytest.param(b"0\r\nX: " + b"x" * 1_000_000, id="trailer"),
         pytest.param(b"0\r\n" + b"X: y\r\n" * 10_000, id="trailers"),
     ],
 )
@@ -205,9 +207,12 @@ async def test_requests_sent_ahead_are_answered_in_order(running: Running):
 async def test_too_many_requests_sent_ahead_end_the_connection():
     service = HangsInInfer()
     async with serving(FakeServices(inference=service)) as running:
-        answer = await running.talk(post() + GET * 100)
-        await asyncio.wait_for(service.cancelled.wait(), 5)
-    assert answer == b""
+        async with running.connection() as (reader, writer):
+            writer.write(post())
+            await service.began.wait()
+            writer.write(GET * 100)
+            assert await reader.read() == b""
+            await asyncio.wait_for(service.cancelled.wait(), 5)
     assert running.services.metrics.rejected[0] == "bad_request"
 
 
@@ -228,7 +233,7 @@ async def test_early_answer_does_not_end_the_connection(running: Running):
         assert b"HTTP/1.1 200 " in await reader.read()
 
 
-SLOW = {"header_timeout_s": 0.3, "body_timeout_s": 0.3, "keep_alive_s": 0.3}
+SLOW: dict[str, Any] = {"header_timeout_s": 0.3, "body_timeout_s": 0.3, "keep_alive_s": 0.3}
 SOON_S = 3.0
 
 

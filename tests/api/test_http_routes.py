@@ -2,6 +2,7 @@
 
 import uuid
 from datetime import datetime
+from typing import Any
 
 import httpx
 import pytest
@@ -134,7 +135,8 @@ async def test_good_request_id_is_taken_over(client: httpx.AsyncClient, given: s
     ],
 )
 async def test_bad_request_id_is_replaced(client: httpx.AsyncClient, given: str | bytes):
-    response = await client.post("/infer", json=TEXT, headers={b"X-Request-ID": given})  # type: ignore[dict-item]
+    value = given if isinstance(given, bytes) else given.encode()
+    response = await client.post("/infer", json=TEXT, headers=[(b"X-Request-ID", value)])
     uuid.UUID(response.headers["x-request-id"])
     assert response.json()["request_id"] == response.headers["x-request-id"]
 
@@ -149,8 +151,8 @@ async def test_deadline_reaches_the_service(running: Running, client: httpx.Asyn
     "given", ["0", "-1", "3600000.1", "9999999", "1e3", "soon", "", "inf", "٣"]
 )
 async def test_bad_deadline_is_refused_by_name(client: httpx.AsyncClient, given: str):
-    headers = {b"X-Request-Timeout-Ms": given.encode()}
-    response = await client.post("/infer", json=TEXT, headers=headers)  # type: ignore[arg-type]
+    headers = [(b"X-Request-Timeout-Ms", given.encode())]
+    response = await client.post("/infer", json=TEXT, headers=headers)
     assert response.status_code == 400
     assert "X-Request-Timeout-Ms" in response.json()["error"]["message"]
 
@@ -175,14 +177,14 @@ async def test_one_log_line_per_request_without_the_text(client: httpx.AsyncClie
     assert "secret" not in repr(lines)
 
 
-def _services(**changes: object) -> FakeServices:
-    plain: dict[str, object] = {
-        "ready": True,
-        "started": True,
-        "stopping": False,
-        "versions": {"a:v1": {"state": "ready"}, "b:v1": {"state": "ready"}},
-    }
-    return FakeServices(models=FixedModels(Readiness(**{**plain, **changes})))  # type: ignore[arg-type]
+def _services(
+    ready: bool = True,
+    started: bool = True,
+    stopping: bool = False,
+    versions: dict[str, dict[str, str]] | None = None,
+) -> FakeServices:
+    states = versions or {"a:v1": {"state": "ready"}, "b:v1": {"state": "ready"}}
+    return FakeServices(models=FixedModels(Readiness(ready, started, stopping, states)))
 
 
 BROKEN = {"state": "failed", "reason": "the file is truncated"}
@@ -206,7 +208,7 @@ LOADING = {"state": "loading"}
         pytest.param({"ready": False, "stopping": True}, 503, "stopping", id="stopping"),
     ],
 )
-async def test_health_tells_the_state(changes: dict[str, object], status: int, word: str):
+async def test_health_tells_the_state(changes: dict[str, Any], status: int, word: str):
     async with serving(_services(**changes)) as running:
         async with httpx.AsyncClient(base_url=running.url) as client:
             response = await client.get("/health")
@@ -241,9 +243,7 @@ async def test_health_tells_the_state(changes: dict[str, object], status: int, w
         ),
     ],
 )
-async def test_probes_say_no_with_reasons(
-    path: str, changes: dict[str, object], reasons: list[str]
-):
+async def test_probes_say_no_with_reasons(path: str, changes: dict[str, Any], reasons: list[str]):
     async with serving(_services(**changes)) as running:
         async with httpx.AsyncClient(base_url=running.url) as client:
             response = await client.get(path)

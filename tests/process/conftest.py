@@ -1,6 +1,7 @@
 """Process tests run on uvloop, as the server does, and leave no process behind."""
 
-from collections.abc import AsyncIterator, Callable, Iterator
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 
 import psutil
@@ -9,12 +10,9 @@ import uvloop
 
 from tests.process.workers import Bench, SupervisorBench, living
 
-WorkersLeft = Callable[[], list[psutil.Process]]
 
-
-@pytest.fixture(scope="session")
-def event_loop_policy() -> uvloop.EventLoopPolicy:
-    return uvloop.EventLoopPolicy()
+def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    return {"uvloop": uvloop.new_event_loop}
 
 
 @pytest.fixture

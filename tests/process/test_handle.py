@@ -31,7 +31,7 @@ NOW = {"truncate": False}
 BORN_TO_DIE = """
 import os, socket, sys
 from app.workers.messages import Loaded, encode
-message = encode(Loaded(0.0, 64, {}))
+message = encode(Loaded(0.0, 64, {}, {}))
 sock = socket.socket(fileno=int(sys.argv[1]))
 sock.sendall(len(message).to_bytes(4, "big") + message)
 os._exit(9)

@@ -18,7 +18,8 @@ from app.workers.calibration import Calibration
 from app.workers.cpu import CpuBudget
 from app.workers.handle import WorkerHandle
 from app.workers.messages import Beat, GrantThreads, HostedVersion, Load
-from app.workers.supervisor import ServingState, Supervisor, SupervisorLimits
+from app.workers.supervisor import Preparation, ServingState, Supervisor, SupervisorLimits
+from app.workers.turns import LoadingTurns
 
 COMMAND = (sys.executable, "-m", "tests.process.misbehaving_child")
 LOAD_S = 60.0  # a bound for a busy machine, not an expectation
@@ -165,20 +166,21 @@ class SupervisorBench:
         self.folder = folder
         self.metrics = Metrics()
         self.cpu = CpuBudget(2, self.metrics.cpu)
+        self.turns = LoadingTurns()
         self.watched: list[Watched] = []
         self._running: list[asyncio.Task[None]] = []
 
     def run(
         self,
-        what: Load | Callable[[], Awaitable[Load]],
+        what: Load | Callable[[], Awaitable[Preparation]],
         *,
         name: str = "echo",
         clock: Clock | None = None,
         max_crashes: int = 5,
         start_timeout_s: float = LOAD_S,
     ) -> Watched:
-        async def prepare() -> Load:
-            return what if isinstance(what, Load) else await what()
+        async def prepare() -> Preparation:
+            return Preparation(what, {}) if isinstance(what, Load) else await what()
 
         supervisor = Supervisor(
             name,
@@ -187,6 +189,7 @@ class SupervisorBench:
             cpu=self.cpu,
             metrics=self.metrics,
             clock=clock or MonotonicClock(),
+            turns=self.turns,
             on_change=lambda changed: watched.on_change(changed),
             command=COMMAND,
         )

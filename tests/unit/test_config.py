@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from app.core.config import Settings, default_model_store, load_settings
+from app.core.config import Settings, default_model_store, load_settings, usable_cpus
 from app.core.errors import ConfigurationError
 
 
@@ -127,3 +127,15 @@ def test_every_further_setting_has_a_bound_and_a_description():
         assert field.description, name
         if field.annotation in (int, float):
             assert len(field.metadata) >= 2, f"{name} needs a lower and an upper bound"
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [("100000 100000\n", 1), ("50000 100000\n", 1), ("max 100000\n", None), ("nonsense", None)],
+    ids=["one", "half", "unlimited", "unreadable"],
+)
+def test_a_containers_cpu_quota_bounds_the_usable_cpus(tmp_path, content, expected):
+    quota = tmp_path / "cpu.max"
+    quota.write_text(content)
+    everything = usable_cpus(tmp_path / "absent")
+    assert usable_cpus(quota) == (expected or everything)

@@ -182,11 +182,16 @@ class TestCompose:
 
 class TestLoadBalancer:
     def test_it_finds_replicas_by_the_services_name(self):
-        assert "server-template replica- 16 ai-inference-backend:8000 check" in HAPROXY
+        assert HAPROXY.count("server-template replica- 16 ai-inference-backend:8000 check") == 2
         assert "nameserver embedded 127.0.0.11:53" in HAPROXY
 
     def test_it_asks_each_replica_whether_it_is_ready(self):
         assert "http-check send meth GET uri /health/ready" in HAPROXY
+
+    def test_a_single_replica_that_lost_one_worker_is_still_asked_for_the_other_models(self):
+        assert "use_backend ready if { nbsrv(ready) gt 0 }" in HAPROXY
+        assert "default_backend alive" in HAPROXY
+        assert "http-check send meth GET uri /health/live" in HAPROXY
 
     def test_it_never_sends_work_twice(self):
         assert re.findall(r"^ *retry-on (.*)$", HAPROXY, re.MULTILINE) == ["conn-failure"]
