@@ -61,6 +61,7 @@ def build_app(
         description=_DESCRIPTION,
         openapi_tags=_TAGS,
         openapi_url=None,  # served by docs.py, like the page
+        generate_unique_id_function=lambda route: route.name,
         redirect_slashes=False,
         telemetry={"tracing": False, "metrics": False, "logs": False},  # core/metrics.py is ours
         lifespan=lifespan,

@@ -8,25 +8,64 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from app.api.envelope import JsonResponse
-from app.schemas.response import ErrorAnswer
+from app.schemas.response import EXAMPLE_ID, EXAMPLE_TIME, ErrorAnswer
 
 Responses = dict[int | str, dict[str, Any]]
 
 REF = "#/components/schemas/{model}"
 
-_FAILURES = {
-    400: "Not JSON, or a malformed header: `invalid_json`, `invalid_request`.",
-    404: "No such model or version: `model_not_found`; the message lists what exists.",
-    408: "The body did not arrive in time: `request_timeout`.",
-    413: "`body_too_large`, or `input_too_long` for the model.",
-    415: "The body is not declared as JSON: `unsupported_media_type`.",
-    422: "A field is wrong, missing, unknown or out of bounds: `invalid_request`.",
-    429: "The queue is full: `overloaded`. See Retry-After.",
-    431: "The request header is too large: `header_too_large`.",
-    500: "Our fault: `internal`. The log has the reason under the request id.",
-    503: "The version is loading, failed or restarting: `model_unavailable`. See Retry-After.",
-    504: "The deadline passed: `deadline_exceeded`. The work was not run, or stopped.",
+_FAILURES: dict[int, tuple[str, str, str]] = {  # status: what it means, an example of it
+    400: (
+        "Not strict JSON, or a malformed header.",
+        "invalid_json",
+        "The body is not valid JSON: JSON is malformed: trailing characters (byte 14).",
+    ),
+    404: (
+        "No such model or version.",
+        "model_not_found",
+        "There is no model 'sentimnt'; there are: embedder, generator, sentiment, summarizer.",
+    ),
+    408: (
+        "The request did not arrive in time.",
+        "request_timeout",
+        "The body of the request did not arrive in time.",
+    ),
+    413: (
+        "More bytes than the server takes (`body_too_large`), or more tokens than the model takes.",
+        "input_too_long",
+        "text has 300 tokens, at most 256 are taken; shorten it or set truncate.",
+    ),
+    415: (
+        "The body is not declared as UTF-8 JSON.",
+        "unsupported_media_type",
+        "Content-Type is missing; send JSON as application/json.",
+    ),
+    422: (
+        "A field is wrong, missing, unknown or out of bounds.",
+        "invalid_request",
+        "text is blank; send at least one visible character.",
+    ),
+    429: ("Too much waits already. See Retry-After.", "overloaded", "The queue is full."),
+    431: (
+        "The header is too large.",
+        "header_too_large",
+        "The request header has more than 32768 bytes or 256 fields.",
+    ),
+    500: (
+        "Our fault. The log has the reason under the request id.",
+        "internal",
+        "The server failed; its log has the reason under this request id.",
+    ),
+    503: (
+        "The version is loading, failed or restarting. See Retry-After.",
+        "model_unavailable",
+        "The version is loading, failed or restarting.",
+    ),
+    504: (
+        "The deadline passed. The work was not run, or stopped.",
+        "deadline_exceeded",
+        "The deadline passed before the answer was ready.",
+    ),
 }
 
 _REQUEST_ID = {
@@ -64,7 +103,10 @@ def documented(
     other: Responses | None = None,
 ) -> dict[str, Any]:
     """Arguments of a route. One with a body can fail in all the ways of inference."""
-    responses: Responses = {200: {"model": answer}, **(other or {})}
+    responses: Responses = {
+        200: {"model": answer, "description": "Done."},
+        **(other or {}),
+    }
     extra: dict[str, Any] = {"parameters": [_REQUEST_ID]}
     if body is not None:
         extra["parameters"] = [_REQUEST_ID, _TIMEOUT]
@@ -75,7 +117,6 @@ def documented(
         }
         responses.update({status: _failure(status) for status in _FAILURES})
     return {
-        "response_class": JsonResponse,
         "response_model": None,
         "responses": responses,
         "openapi_extra": extra,
@@ -83,5 +124,16 @@ def documented(
 
 
 def _failure(status: int) -> dict[str, Any]:
-    shown: dict[str, Any] = {"model": ErrorAnswer, "description": _FAILURES[status]}
+    description, code, message = _FAILURES[status]
+    example = {
+        "success": False,
+        "error": {"code": code, "message": message},
+        "request_id": EXAMPLE_ID,
+        "timestamp": EXAMPLE_TIME,
+    }
+    shown: dict[str, Any] = {
+        "model": ErrorAnswer,
+        "description": description,
+        "content": {"application/json": {"example": example}},
+    }
     return {**shown, "headers": _RETRY_AFTER} if status in (429, 503) else shown

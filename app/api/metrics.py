@@ -1,5 +1,7 @@
 """GET /metrics: Prometheus text, or JSON for those who ask for it."""
 
+import re
+
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
@@ -10,6 +12,8 @@ from app.api.envelope import JsonResponse
 from app.schemas.response import MetricsAnswer
 
 PROMETHEUS_TEXT = "text/plain; version=0.0.4; charset=utf-8"
+
+_ZERO = re.compile(r"q=0(?:\.0*)?")
 
 router = APIRouter(tags=["metrics"])
 
@@ -41,6 +45,7 @@ def wants_json(accept: str) -> bool:
     """Whether application/json is named; `*/*` and the scrapers' own types mean text."""
     for entry in accept.lower().replace(" ", "").split(","):
         media_type, *parameters = entry.split(";")
-        if media_type == "application/json" and "q=0" not in parameters:
+        is_refused = any(_ZERO.fullmatch(parameter) for parameter in parameters)
+        if media_type == "application/json" and not is_refused:
             return True
     return False

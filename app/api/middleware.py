@@ -22,6 +22,7 @@ _SECURITY_HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
 )
+_PROBES = "/health"
 _NO_STORE = (b"cache-control", b"no-store")
 
 
@@ -95,10 +96,13 @@ class _Answer:
 
 
 def _log_request(scope: Scope, status: int | None, duration_ms: float) -> None:
-    log.info(
+    route = _route_template(scope)
+    is_routine = status == 200 and route.startswith(_PROBES)
+    write = log.debug if is_routine else log.info  # probes come several times per second
+    write(
         "request",
         method=scope["method"],
-        route=_route_template(scope),
+        route=route,
         status=status,
         duration_ms=round(duration_ms, 3),
         **scope["log_fields"],

@@ -91,6 +91,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self._since = 0.0  # when the part that is being received, or the closing, began
         self._heard = 0.0  # when bytes came last
         self._bytes = 0  # of that part
+        self._unsent = 0  # bytes that the client has not taken, at the latest sweep
+        self._moved = 0.0  # when that last changed
         self._header_bytes = 0
         self._idle_bytes = 0  # received since the last piece of body: chunk framing, trailers
 
@@ -273,7 +275,9 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def sweep(self, now: float) -> None:
         """Called about once per second: end what takes too long."""
-        if self._is_closing or self._is_discarding():
+        if self._is_stuck(now):
+            self.transport.abort()
+        elif self._is_closing or self._is_discarding():
             if now - self._since > LINGER_S:
                 self.transport.close()
         elif self._reading is Reading.NOTHING:
@@ -290,6 +294,13 @@ class LimitedProtocol(HttpToolsProtocol):
                     f"The {self._reading.value} of the request did not arrive in time.",
                 )
             )
+
+    def _is_stuck(self, now: float) -> bool:
+        """Whether the client has stopped reading what was sent to it."""
+        unsent = self.transport.get_write_buffer_size()
+        if unsent == 0 or unsent != self._unsent:
+            self._unsent, self._moved = unsent, now
+        return now - self._moved > self._limits.body_timeout_s
 
     def _is_discarding(self) -> bool:
         return self._reading is Reading.BODY and self.cycle.response_complete

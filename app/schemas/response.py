@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-_UUID = "5f0c6f6e-3d5e-4c58-a9f1-0c2f5a1b7e90"
-_TIME = "2026-01-01T00:00:00.000Z"
+EXAMPLE_ID = "5f0c6f6e-3d5e-4c58-a9f1-0c2f5a1b7e90"
+EXAMPLE_TIME = "2026-01-01T00:00:00.000Z"
 
 
 class _Shape(BaseModel):
@@ -63,9 +63,10 @@ class InferAnswer(_Shape):
         description="From the parsed request to its answer, in ms.", examples=[4.2]
     )
     request_id: str = Field(
-        description="Yours from X-Request-ID, or made. In the log lines, too.", examples=[_UUID]
+        description="Yours from X-Request-ID, or made. In the log lines, too.",
+        examples=[EXAMPLE_ID],
     )
-    timestamp: str = Field(description="When it was answered, UTC.", examples=[_TIME])
+    timestamp: str = Field(description="When it was answered, UTC.", examples=[EXAMPLE_TIME])
     metadata: Metadata = Field(description="Usage, timings, and what the task adds.")
 
 
@@ -99,8 +100,8 @@ class ErrorAnswer(_Shape):
 
     success: Literal[False] = Field(description="Always false here.", examples=[False])
     error: ErrorObject = Field(description="What went wrong.")
-    request_id: str = Field(description="Yours, or made.", examples=[_UUID])
-    timestamp: str = Field(description="When it was answered, UTC.", examples=[_TIME])
+    request_id: str = Field(description="Yours, or made.", examples=[EXAMPLE_ID])
+    timestamp: str = Field(description="When it was answered, UTC.", examples=[EXAMPLE_TIME])
 
 
 class BatchSummary(_Shape):
@@ -120,8 +121,8 @@ class BatchAnswer(_Shape):
     )
     summary: BatchSummary = Field(description="The count.")
     latency_ms: float = Field(description="Of the whole batch, in ms.", examples=[12.5])
-    request_id: str = Field(description="Yours, or made.", examples=[_UUID])
-    timestamp: str = Field(description="When it was answered, UTC.", examples=[_TIME])
+    request_id: str = Field(description="Yours, or made.", examples=[EXAMPLE_ID])
+    timestamp: str = Field(description="When it was answered, UTC.", examples=[EXAMPLE_TIME])
 
 
 class HealthAnswer(_Shape):

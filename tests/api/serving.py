@@ -170,7 +170,9 @@ async def serving(services: FakeServices | None = None, **changes: Any) -> Async
     services = services or FakeServices()
     chosen = settings(**changes)
     app = build_app(services, chosen)
-    server = build_server(app, chosen, on_refused=services.metrics.observe_rejected)
+    server = build_server(
+        app, chosen, on_refused=lambda code: services.metrics.observe_rejected(code)
+    )
     listener = open_socket("127.0.0.1", 0)
     task = asyncio.create_task(server.serve(sockets=[listener]))
     while not server.started:

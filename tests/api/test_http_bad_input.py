@@ -9,6 +9,8 @@ import pytest
 from app.schemas.response import ErrorAnswer
 from tests.api.serving import Running, serving
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 JSON = {"Content-Type": "application/json"}
 NESTED = b"[" * 100_000 + b"]" * 100_000
 

@@ -27,6 +27,8 @@ from tests.api.serving import (
     serving,
 )
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 TEXT = {"text": "a"}
 BODY = json.dumps(TEXT).encode()
 POST = (

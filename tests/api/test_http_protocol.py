@@ -2,12 +2,15 @@
 
 import asyncio
 import json
+import socket
 import time
 from typing import Any
 
 import pytest
 
 from tests.api.serving import FakeServices, HangsInInfer, Running, serving
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 BODY = b'{"text": "a"}'
 
@@ -302,6 +305,24 @@ async def test_slow_work_is_not_mistaken_for_a_slow_client():
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(reader.read(), 1.2)
             assert not service.cancelled.is_set()
+
+
+async def test_client_that_stops_reading_is_dropped():
+    """Its answer would fill our memory for as long as it likes."""
+    body = json.dumps({"text": "a" * 4_000_000}).encode()
+    async with serving(max_text_chars=10**7, body_timeout_s=0.3) as running:
+        client = socket.socket()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(client, ("127.0.0.1", running.port))
+        for _ in range(3):
+            await loop.sock_sendall(client, post(body))
+        async with asyncio.timeout(8):
+            while running.server.server_state.connections:
+                await asyncio.sleep(0.05)
+        client.close()
+    assert running.services.inference.requests
 
 
 async def test_connections_over_the_cap_are_told_so_and_the_server_recovers():

@@ -21,6 +21,8 @@ from app.services.inference_service import InferenceRequest
 from app.services.model_service import Readiness
 from tests.api.serving import FakeServices, FixedModels, Running, serving
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 TEXT = {"text": "two words"}
 
 
