@@ -24,7 +24,7 @@ class InvariantBroken(ServingError):
 class CallerError(ServingError):
     """The request cannot be served as it is."""
 
-    code = "invalid_request"
+    code = "bad_request"
 
 
 class InvalidJson(CallerError):
@@ -35,6 +35,8 @@ class InvalidJson(CallerError):
 
 class InvalidRequest(CallerError):
     """A field is wrong, missing, unknown or out of bounds."""
+
+    code = "invalid_request"
 
 
 class BodyTooLarge(CallerError):

@@ -5,7 +5,7 @@ to a worker, which several versions may share; `inference_version_info` says whi
 where. No label holds anything a caller chose.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from prometheus_client import (
@@ -34,7 +34,8 @@ class Metrics:
     """Counters are fed by the services and by what workers report with their heartbeats."""
 
     def __init__(self) -> None:
-        disable_created_metrics()  # a second series per series that nobody reads
+        disable_created: Callable[[], None] = disable_created_metrics  # the library lacks the type
+        disable_created()  # a second series beside each, which nobody reads
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)

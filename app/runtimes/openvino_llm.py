@@ -110,6 +110,8 @@ class OpenVinoLlm:
         config.eos_token_id = self._eos
         config.num_return_sequences = sampling.sequences
         config.stop_strings = set(sampling.stop)
+        # Without it a text that begins with a stop has no output at all; the task cuts it off.
+        config.include_stop_str_in_output = True
         config.do_sample = sampling.temperature > 0
         if config.do_sample:
             config.temperature = sampling.temperature

@@ -92,6 +92,10 @@ class WorkerHandle:
         return self._process.pid if self._process else None
 
     @property
+    def is_ready(self) -> bool:
+        return self.state is WorkerState.READY
+
+    @property
     def owed(self) -> int:
         return len(self._owed)
 
@@ -116,7 +120,7 @@ class WorkerHandle:
             raise CannotLoad(
                 f"{self.name} was not loaded after {timeout_s:g} s (WORKER_START_TIMEOUT_S)"
             ) from None
-        if self.state is not WorkerState.READY:  # it ended while the news was on its way
+        if not self.is_ready:  # it ended while the news was on its way
             raise self._lost()
         return loaded
 
@@ -132,6 +136,7 @@ class WorkerHandle:
                     pass_fds=[theirs.fileno()],
                     env=self._environment,
                     stdin=asyncio.subprocess.DEVNULL,
+                    start_new_session=True,  # signals to the group are the server's to handle
                 )
         except OSError as error:
             ours.close()
@@ -147,7 +152,7 @@ class WorkerHandle:
         """The outcome to be; cancelling it tells the worker to forget the item."""
         loop = asyncio.get_running_loop()
         outcome: asyncio.Future[Outcome] = loop.create_future()
-        if self.state is not WorkerState.READY:
+        if not self.is_ready:
             outcome.set_result(Failed(self._lost()))
             return outcome
         item_id = next(self._ids)
@@ -163,7 +168,7 @@ class WorkerHandle:
 
     async def stop(self) -> None:
         """Ask the process to end, make it, and wait until it has."""
-        was_ready = self.state is WorkerState.READY
+        was_ready = self.is_ready
         if self.state is not WorkerState.DEAD:
             self.state = move(self.state, WorkerState.STOPPING)
         async with self._spawning:

@@ -133,8 +133,12 @@ class Supervisor:
             self._refused = dict(prepared.refused)
             await self._keep_alive(prepared.load)
         except CannotLoad as error:
-            log.error("version_failed", worker=self.name, reason=str(error))
-            self._become(ServingState.FAILED, str(error))
+            self._give_up(str(error))
+        except Exception as error:  # the other workers must not fall with this one
+            log.error("supervisor_broke", worker=self.name, exc_info=error)
+            self._give_up(f"an unexpected {type(error).__name__}; the server's log has it")
+            if self._handle is not None:
+                await self._handle.stop()
 
     async def stop(self) -> None:
         """End the worker; what it still owes is lost, so drain first."""
@@ -183,6 +187,8 @@ class Supervisor:
             pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** (crashes - 1))
             self._become(ServingState.RESTARTING, f"{reason}; next start in {pause_s:g} s")
             await self._clock.wait(self._stopping, self._clock.now() + pause_s)
+            if self._stopping.is_set():
+                return
             self.status = replace(self.status, restarts=self.status.restarts + 1)
             self._metrics.worker_restarted(self.name)
 
@@ -211,6 +217,11 @@ class Supervisor:
         log.info("worker_ready", worker=self.name, pid=handle.pid, load_s=round(loaded.load_s, 2))
         await handle.wait()
         return handle
+
+    def _give_up(self, reason: str) -> None:
+        if not self._stopping.is_set():
+            log.error("version_failed", worker=self.name, reason=reason)
+            self._become(ServingState.FAILED, reason)
 
     def _become(self, state: ServingState, reason: str) -> None:
         self.status = replace(self.status, state=state, reason=reason)

@@ -12,6 +12,7 @@ import msgspec
 import psutil
 
 from app.core.clock import Clock, MonotonicClock
+from app.core.errors import ServingError
 from app.core.metrics import Metrics
 from app.core.types import Done, Failed, Outcome
 from app.workers.calibration import Calibration
@@ -22,7 +23,7 @@ from app.workers.supervisor import Preparation, ServingState, Supervisor, Superv
 from app.workers.turns import LoadingTurns
 
 COMMAND = (sys.executable, "-m", "tests.process.misbehaving_child")
-LOAD_S = 60.0  # a bound for a busy machine, not an expectation
+LOAD_S = 45.0  # a bound for a busy machine, not an expectation
 ANSWER_S = 30.0
 VERSION = "echo:v1"
 
@@ -75,7 +76,7 @@ def value_of(outcome: Outcome) -> Any:
     return outcome.answer.value
 
 
-def error_of(outcome: Outcome) -> Exception:
+def error_of(outcome: Outcome) -> ServingError:
     assert isinstance(outcome, Failed), outcome
     return outcome.error
 

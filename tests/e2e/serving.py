@@ -1,0 +1,148 @@
+"""A whole server as its own process, started as a user starts it, and what it logs."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+ROOT = Path(__file__).parents[2]
+READY_S = 240.0  # the first start on a machine fetches model files and measures the processor
+ENDS_S = 30.0
+
+Event = dict[str, Any]
+
+
+def living(pid: int) -> bool:
+    """Whether a process still runs; one that nobody has reaped yet does not."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def environment(**settings: object) -> dict[str, str]:
+    """The user's own, so that MODEL_STORE is shared between runs, and a free port."""
+    ours = {"HOST": "127.0.0.1", "PORT": 0, "LOG_FORMAT": "json", "PYTHONPATH": ROOT, **settings}
+    return os.environ | {name: str(value) for name, value in ours.items()}
+
+
+COMMAND = (sys.executable, "-m", "app.main")
+
+
+class ServerProcess:
+    """`python -m app.main`, in a session of its own so that it can be signalled as a group."""
+
+    def __init__(self, folder: Path, **settings: object) -> None:
+        self.process = subprocess.Popen(
+            COMMAND,
+            cwd=folder,  # no `.env` there
+            env=environment(**settings),
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self.events: list[Event] = []
+        self.other_lines: list[str] = []
+        self._changed = threading.Condition()
+        self._has_ended = False
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+        self.port: int = self.wait_for(lambda e: e["event"] == "listening", ENDS_S)["port"]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.client = httpx.Client(base_url=self.url, timeout=60)
+
+    def _read(self) -> None:
+        stderr = self.process.stderr
+        for line in stderr or ():
+            with self._changed:
+                try:
+                    self.events.append(json.loads(line))
+                except ValueError:
+                    self.other_lines.append(line)
+                self._changed.notify_all()
+        with self._changed:
+            self._has_ended = True
+            self._changed.notify_all()
+
+    def wait_for(
+        self, wanted: Callable[[Event], bool], bound_s: float = READY_S, after: int = 0
+    ) -> Event:
+        """The first such event of the log, which may have been written already.
+
+        after: how many events of the log are not looked at.
+        """
+        ends = time.monotonic() + bound_s
+        with self._changed:
+            while True:
+                for event in self.events[after:]:
+                    if wanted(event):
+                        return event
+                left = ends - time.monotonic()
+                if left <= 0 or self._has_ended:
+                    raise AssertionError(f"not logged: {self.events[-20:]} {self.other_lines}")
+                self._changed.wait(left)
+
+    def until_ready(self, bound_s: float = READY_S) -> None:
+        until(lambda: self.client.get("/health/ready").is_success, "readiness", bound_s)
+
+    def worker_pids(self) -> dict[str, int]:
+        """The latest process of each worker, by the worker's name."""
+        with self._changed:
+            return {e["worker"]: e["pid"] for e in self.events if e["event"] == "worker_ready"}
+
+    def infer(
+        self, model: str, text: str, *, headers: Mapping[str, str] | None = None, **parameters: Any
+    ) -> httpx.Response:
+        body = {"model": model, "text": text, "parameters": parameters}
+        return self.client.post("/infer", json=body, headers=headers)
+
+    def unanswered(self, model: str) -> int:
+        """Inputs inside the worker of a model."""
+        models = self.client.get("/models").json()["models"]
+        (worker,) = [m["versions"][0]["worker"] for m in models if m["name"] == model]
+        unanswered: int = worker["unanswered"]
+        return unanswered
+
+    def tell_all(self, number: signal.Signals) -> None:
+        """Signal the server and its workers, as a terminal or a service manager does."""
+        os.killpg(self.process.pid, number)
+
+    def end(self) -> int:
+        """The exit status after SIGTERM; whoever is still there after `ENDS_S` is killed."""
+        children = psutil.Process(self.process.pid).children() if living(self.process.pid) else []
+        self.process.terminate()
+        try:
+            return self.wait()
+        finally:
+            for child in children:
+                if living(child.pid):
+                    child.kill()
+
+    def wait(self) -> int:
+        try:
+            return self.process.wait(ENDS_S)
+        finally:
+            self.process.kill()
+            self._reader.join()
+            if self.process.stderr:
+                self.process.stderr.close()
+            self.client.close()
+
+
+def until(condition: Callable[[], bool], what: str, bound_s: float) -> float:
+    """Seconds until it was so. For what can only be asked, not waited for."""
+    started = time.monotonic()
+    while not condition():
+        if time.monotonic() - started > bound_s:
+            raise AssertionError(f"{what} did not come within {bound_s:g} s")
+        time.sleep(0.02)
+    return time.monotonic() - started

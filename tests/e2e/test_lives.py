@@ -1,0 +1,158 @@
+"""Starts, stops, and workers that are killed."""
+
+import os
+import signal
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import psutil
+import pytest
+
+from tests.e2e.serving import COMMAND, ENDS_S, READY_S, environment, living, until
+
+WORKERS = {"all-MiniLM-L6-v2": "sentiment", "SmolLM2-135M-Instruct": "generator"}
+GONE = (httpx.ConnectError, httpx.ReadError, httpx.RemoteProtocolError)
+
+
+def refuses(server):
+    """Whether a request on a new connection is turned away."""
+    try:
+        response = httpx.post(f"{server.url}/infer", json={"text": "Hello", "model": "sentiment"})
+    except GONE:
+        return True
+    return response.status_code == 503
+
+
+def begin_story(threads, server, tokens):
+    """A generation that takes seconds, and is inside the worker when this returns."""
+    story = {"max_new_tokens": tokens, "temperature": 0}
+    running = threads.submit(server.infer, "generator", "1, 2, 3, 4, 5, 6,", **story)
+    until(lambda: server.unanswered("generator") == 1, "the submission", 10)
+    return running
+
+
+def workers_of(server):
+    return psutil.Process(server.process.pid).children(recursive=True)
+
+
+def test_stop_finishes_what_runs_and_leaves_no_process(start_server):
+    server = start_server(SHUTDOWN_GRACE_S=30)
+    server.until_ready()
+    workers = workers_of(server)
+    assert len(workers) == len(WORKERS)
+    with ThreadPoolExecutor() as threads:
+        running = begin_story(threads, server, tokens=300)
+        server.tell_all(signal.SIGTERM)
+        until(lambda: refuses(server), "the refusal of new work", 5)
+        assert not running.done(), "the generation was too short to prove anything"
+        answer = running.result(ENDS_S)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["metadata"]["usage"]["output_tokens"] == 300
+    assert server.wait() == 0
+    assert [worker for worker in workers if living(worker.pid)] == []
+    assert server.other_lines == []
+
+
+@pytest.mark.parametrize(("grace_s", "signals"), [(0.5, 1), (60, 2)], ids=["grace", "twice"])
+def test_stop_ends_when_the_grace_is_over_or_at_the_second_signal(start_server, grace_s, signals):
+    server = start_server(SHUTDOWN_GRACE_S=grace_s)
+    server.until_ready()
+    workers = workers_of(server)
+    with ThreadPoolExecutor() as threads:
+        running = begin_story(threads, server, tokens=2000)
+        told = time.monotonic()
+        for _ in range(signals):
+            server.process.terminate()
+            server.wait_for(lambda e: e["event"] == "stopping", 5)
+        status = server.wait()
+        assert time.monotonic() - told < 10
+        try:
+            assert running.result(1).status_code == 503
+        except GONE:
+            pass  # a second signal does not wait for answers to be sent
+    assert status == 0
+    assert [worker for worker in workers if living(worker.pid)] == []
+
+
+def test_stop_while_loading_is_quick_and_clean(start_server):
+    server = start_server()
+    until(lambda: len(workers_of(server)) > 0, "the first worker", READY_S)
+    workers = workers_of(server)
+    server.tell_all(signal.SIGTERM)
+    assert server.wait() == 0
+    assert [worker for worker in workers if living(worker.pid)] == []
+    assert [event for event in server.events if event["level"] == "error"] == []
+
+
+def test_workers_of_a_killed_server_die_with_it(start_server):
+    server = start_server()
+    server.wait_for(lambda event: event["event"] == "worker_ready")
+    workers = workers_of(server)
+    assert workers
+    server.process.kill()
+    until(lambda: not any(living(worker.pid) for worker in workers), "the workers' end", 10)
+
+
+def test_second_server_on_the_port_says_so_in_one_line(server, tmp_path):
+    done = subprocess.run(
+        COMMAND, cwd=tmp_path, env=environment(PORT=server.port), capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert f"cannot listen on 127.0.0.1:{server.port}: Address already in use" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"PORT": "many"}, "PORT: "),
+        ({"DEFAULT_MODEL": "nobody"}, "DEFAULT_MODEL is 'nobody'"),
+        ({"MODEL_CATALOG": "/no/such/catalog.yaml"}, "/no/such/catalog.yaml"),
+    ],
+    ids=["type", "model", "file"],
+)
+def test_wrong_setting_is_one_line_and_no_worker(tmp_path, settings, words):
+    done = subprocess.run(
+        COMMAND, cwd=tmp_path, env=environment(**settings), capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert words in done.stderr
+
+
+@pytest.mark.parametrize("killed", WORKERS)
+def test_killed_worker_comes_back_while_the_others_serve(server, killed):
+    server.until_ready()
+    (other,) = WORKERS.keys() - {killed}
+    restarts = restarts_of(server, killed)
+    seen = len(server.events)
+    os.kill(server.worker_pids()[killed], signal.SIGKILL)
+    died = time.monotonic()
+    until(lambda: not server.client.get("/health/ready").is_success, "the loss", 5)
+
+    refused = server.infer(WORKERS[killed], "Hello")
+    assert refused.status_code == 503
+    assert refused.json()["error"]["code"] == "model_unavailable"
+    assert int(refused.headers["retry-after"]) >= 1
+
+    while not server.client.get("/health/ready").is_success:
+        assert server.infer(WORKERS[other], "Hello there").status_code == 200
+        assert time.monotonic() - died < READY_S
+    took_s = time.monotonic() - died
+    ready = server.wait_for(
+        lambda e: e["event"] == "worker_ready" and e["worker"] == killed, after=seen
+    )
+    assert took_s <= ready["load_s"] + 2, f"back after {took_s:.2f} s, load {ready['load_s']} s"
+    assert restarts_of(server, killed) == restarts + 1
+    assert server.infer(WORKERS[killed], "Hello there").status_code == 200
+
+
+def restarts_of(server, worker):
+    name = f'inference_worker_restarts_total{{worker="{worker}"}} '
+    (line,) = [
+        line for line in server.client.get("/metrics").text.splitlines() if line.startswith(name)
+    ]
+    return float(line.removeprefix(name))

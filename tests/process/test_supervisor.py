@@ -1,0 +1,155 @@
+"""Supervisors over real workers that die: restarts, back-off, giving up, and nobody else hurt."""
+
+import asyncio
+
+import pytest
+
+from app.core.errors import FileUnavailable, ModelUnavailable, WorkerLost
+from app.workers.supervisor import ServingState
+from tests.process.workers import (
+    LOAD_S,
+    VERSION,
+    ask,
+    error_of,
+    expected,
+    load,
+    value_of,
+)
+
+
+class HastyClock:
+    """Waits for nothing, and notes how long it should have waited."""
+
+    def __init__(self):
+        self.pauses = []
+
+    def now(self):
+        return 0.0
+
+    async def wait(self, event, until):
+        self.pauses.append(until)
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize(
+    "runtime", ["KilledInRun", "SegfaultsInRun", "ExitsInRun", "WritesGarbage"]
+)
+async def test_worker_that_dies_is_restarted_and_serves_again(supervised, runtime):
+    watched = await supervised.ready(load(runtime, supervised.folder))
+    supervisor, first = watched.supervisor, watched.supervisor.status.pid
+    assert isinstance(error_of(await ask(supervisor, "sin")), WorkerLost)
+    await watched.until(ServingState.READY, times=2)
+    assert value_of(await ask(supervisor, "good")) == expected("good")
+    assert supervisor.status.pid not in (None, first)
+    assert supervisor.status.restarts == 1
+    restarts = supervised.metrics.registry.get_sample_value(
+        "inference_worker_restarts_total", {"worker": "echo"}
+    )
+    assert restarts == 1
+    assert watched.states == [ServingState.READY, ServingState.RESTARTING, ServingState.READY]
+
+
+async def test_request_to_a_restarting_worker_is_refused_at_once(supervised):
+    watched = await supervised.ready(load("KilledInRun", supervised.folder))
+    await ask(watched.supervisor, "sin")
+    await watched.until(ServingState.RESTARTING)
+    with pytest.raises(ModelUnavailable, match="is restarting: the worker was ended by SIGKILL"):
+        watched.supervisor.submit(VERSION, "good", {}, 1000)
+
+
+async def test_crash_loop_backs_off_and_is_given_up_alone(supervised):
+    clock = HastyClock()
+    other = await supervised.ready(load("Wellbehaved", supervised.folder), name="other")
+    watched = supervised.run(load("ExitsInLoad", supervised.folder), clock=clock, max_crashes=4)
+    await watched.until(ServingState.FAILED)
+    assert clock.pauses == [0.25, 0.5, 1.0, 2.0]
+    assert watched.supervisor.status.reason == (
+        "the worker exited with status 3, 5 times in a row without an answer; given up"
+    )
+    with pytest.raises(ModelUnavailable, match="given up"):
+        watched.supervisor.submit(VERSION, "good", {}, 1000)
+    assert value_of(await ask(other.supervisor, "good")) == expected("good")
+
+
+async def test_pause_never_exceeds_its_longest(supervised):
+    clock = HastyClock()
+    watched = supervised.run(load("ExitsInLoad", supervised.folder), clock=clock, max_crashes=8)
+    await watched.until(ServingState.FAILED)
+    assert clock.pauses[-2:] == [16.0, 30.0]
+
+
+async def test_answer_between_two_crashes_starts_the_count_again(supervised):
+    clock = HastyClock()
+    watched = await supervised.ready(
+        load("KilledInRun", supervised.folder), clock=clock, max_crashes=1
+    )
+    for crash in range(1, 4):
+        assert value_of(await ask(watched.supervisor, "good")) == expected("good")
+        await ask(watched.supervisor, "sin")
+        await watched.until(ServingState.READY, times=crash + 1)
+    assert clock.pauses == [0.25] * 3
+    await ask(watched.supervisor, "sin")
+    await watched.until(ServingState.FAILED)
+
+
+@pytest.mark.parametrize(
+    ("runtime", "timeout_s", "reason"),
+    [
+        ("RaisesInLoad", LOAD_S, "loading failed: OSError"),
+        ("HangsInLoad", 1.5, "not loaded after 1.5 s"),
+    ],
+    ids=["raises", "hangs"],
+)
+async def test_refusal_to_load_is_final(supervised, runtime, timeout_s, reason):
+    watched = supervised.run(load(runtime, supervised.folder), start_timeout_s=timeout_s)
+    await watched.until(ServingState.FAILED)
+    assert reason in watched.supervisor.status.reason
+    assert watched.supervisor.status.restarts == 0
+    assert watched.states == [ServingState.FAILED]
+
+
+async def test_failure_that_nobody_foresaw_fails_one_supervisor_alone(supervised):
+    async def full_disk():
+        raise OSError("no space left on device")
+
+    other = await supervised.ready(load("Wellbehaved", supervised.folder), name="other")
+    watched = supervised.run(full_disk)
+    await watched.until(ServingState.FAILED)
+    assert "OSError" in watched.supervisor.status.reason
+    assert value_of(await ask(other.supervisor, "good")) == expected("good")
+
+
+async def test_stop_while_loading_ends_the_worker_and_says_stopping(supervised):
+    watched = supervised.run(load("HangsInLoad", supervised.folder))
+    await asyncio.sleep(0)
+    await asyncio.wait_for(supervised.close(), 10)
+    assert watched.supervisor.status.state is ServingState.STOPPING
+
+
+async def test_stop_while_files_are_fetched_starts_nothing(supervised):
+    fetched = asyncio.Event()
+
+    async def fetch():
+        await fetched.wait()
+        raise FileUnavailable("the server is stopping")  # as the store does
+
+    watched = supervised.run(fetch)
+    await asyncio.sleep(0)
+    closing = asyncio.create_task(supervised.close())
+    await watched.until(ServingState.STOPPING)
+    fetched.set()
+    await asyncio.wait_for(closing, 10)
+    assert watched.states == [ServingState.STOPPING]
+
+
+async def test_stop_does_not_wait_for_the_pause_between_two_crashes(supervised):
+    watched = await supervised.ready(load("KilledInRun", supervised.folder))
+    for crash in range(1, 5):  # the fourth pause is one of two seconds
+        await ask(watched.supervisor, "sin")
+        await watched.until(ServingState.RESTARTING, times=crash)
+        if crash < 4:
+            await watched.until(ServingState.READY, times=crash + 1)
+    started = asyncio.get_running_loop().time()
+    await supervised.close()
+    assert asyncio.get_running_loop().time() - started < 1.5
+    assert watched.supervisor.status.restarts == 3
