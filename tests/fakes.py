@@ -2,21 +2,26 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, cast
 
 import numpy as np
 
-from app.core.errors import InputTooLong
+from app.core.errors import InputTooLong, ServingError
 from app.core.inference import Generated, Sampling, TokenIds, Tokenizer, Vectors
-from app.core.types import Answer, Usage
+from app.core.types import Answer, Outcome, Usage
+from app.models.registry import Deployment
+from app.models.spec import Artefact, ModelFile, ModelSpec
 from app.runtimes.base import StepOutcome, StreamPlan
 from app.scheduling.cpu_lease import CpuLeases, Grant, Order
 from app.tasks.base import Prepared
 from app.workers.lease import LeaseClient
 from app.workers.messages import AskThreads, ItemDone, ItemFailed, ReturnThreads
+from app.workers.supervisor import ServingState, Status, Supervisor
 
+ENDLESS = 4000
 GUARD_S = 20.0  # a hang becomes a failure; nothing ever waits this long
 
 
@@ -49,10 +54,14 @@ class FakeClock:
         return min((until for until, _ in self._alarms), default=None)
 
     def move(self, seconds: float) -> None:
-        self._now += seconds
+        self.tick(seconds)
         for until, alarm in self._alarms:
             if until <= self._now and not alarm.expired():
                 alarm.reschedule(asyncio.get_running_loop().time())
+
+    def tick(self, seconds: float) -> None:
+        """Move without waking anybody; may be called by any thread."""
+        self._now += seconds
 
     async def advance(self, seconds: float) -> None:
         self.move(seconds)
@@ -70,6 +79,34 @@ async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(GUARD_S):
         while not condition():
             await asyncio.sleep(0)
+
+
+class Runnable(Protocol):
+    async def run(self) -> None: ...
+
+
+@asynccontextmanager
+async def served_by(work: Runnable) -> AsyncIterator[None]:
+    """A worker's loop runs meanwhile; if it ends by itself, so does the test, with its error."""
+    task = asyncio.create_task(work.run())
+    try:
+        async with asyncio.timeout(GUARD_S) as guard:
+
+            def give_up(_: asyncio.Task[None]) -> None:
+                guard.reschedule(0.0)
+
+            task.add_done_callback(give_up)
+            try:
+                yield
+            finally:
+                task.remove_done_callback(give_up)
+    except TimeoutError:
+        if task.done():
+            task.result()
+        raise
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 class WordTokenizer:
@@ -178,12 +215,14 @@ class RowPerSentence:
 class CountsUp:
     """Generating runtime: continues a prompt with last id + 1, + 2... one token per step.
 
+    Who asks for ENDLESS tokens runs until he is stopped.
+
     on_step is called inside each step with its number, before tokens are made.
     """
 
     tokenizer: Any = field(default_factory=WordTokenizer)
     threads: int = 1
-    max_running_tokens: int = 1000
+    max_running_tokens: int = 100_000
     on_step: Callable[[int], None] = lambda _: None
     joined: list[int] = field(default_factory=list)
     cancelled: list[int] = field(default_factory=list)
@@ -207,7 +246,7 @@ class CountsUp:
         finished: dict[int, tuple[Generated, ...]] = {}
         for sequence_id, (prompt, sampling, made) in self._made.items():
             made.append(prompt[-1] + len(made) + 1)
-            if len(made) == sampling.max_new_tokens:
+            if len(made) == sampling.max_new_tokens and len(made) < ENDLESS:
                 one = Generated(tuple(made), "length")
                 finished[sequence_id] = (one,) * sampling.sequences
         tokens = len(self._made)
@@ -268,3 +307,44 @@ def lone_lease(budget: int = 8) -> LeaseClient:
 
     client = LeaseClient(send)
     return client
+
+
+class AnswersWhenTold:
+    """A supervisor without a process: `waits` holds what was submitted, for the test to answer."""
+
+    def __init__(self, name: str = "worker") -> None:
+        self.name = name
+        self.status = Status(ServingState.READY)
+        self.refused: dict[str, str] = {}
+        self.submitted: list[tuple[str, str, dict[str, Any], float]] = []
+        self.waits: list[asyncio.Future[Outcome]] = []
+        self.refusal: ServingError | None = None
+
+    @property
+    def unanswered(self) -> int:
+        return sum(not wait.done() for wait in self.waits)
+
+    def state_of(self, version: str) -> tuple[ServingState, str]:
+        if version in self.refused:
+            return ServingState.FAILED, self.refused[version]
+        return self.status.state, self.status.reason
+
+    def submit(
+        self, version: str, text: str, parameters: dict[str, Any], timeout_ms: float
+    ) -> asyncio.Future[Outcome]:
+        if self.refusal is not None:
+            raise self.refusal
+        self.submitted.append((version, text, parameters, timeout_ms))
+        self.waits.append(asyncio.get_running_loop().create_future())
+        return self.waits[-1]
+
+
+def a_spec(key: str, task: str = "embed", *, artefact: str = "minilm", **fields: Any) -> ModelSpec:
+    """A version by its `name:version`."""
+    name, _, version = key.partition(":")
+    file = ModelFile("model", f"file://{artefact}.bin", "0" * 64, 1000)
+    return ModelSpec(name, version, task, Artefact(artefact, (file,), "MIT"), "runtime", **fields)
+
+
+def a_deployment(spec: ModelSpec, supervisor: AnswersWhenTold | None = None) -> Deployment:
+    return Deployment(spec, cast(Supervisor, supervisor or AnswersWhenTold()))

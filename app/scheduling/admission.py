@@ -14,7 +14,7 @@ class Admission:
         self.in_use = 0
         self._name = name
         self._gap_s: float | None = None  # smoothed time between two answers
-        self._last_answer: float | None = None
+        self._last_answer: float | None = None  # None after an idle time, which says nothing
 
     def acquire(self) -> None:
         """Take a permit. Raises Overloaded, with the time after which room is likely."""
@@ -33,7 +33,7 @@ class Admission:
             gap = max(0.0, now - self._last_answer)
             known = gap if self._gap_s is None else self._gap_s
             self._gap_s = known + RATE_SMOOTHING * (gap - known)
-        self._last_answer = now
+        self._last_answer = now if self.in_use else None
 
     def retry_after_s(self) -> float:
         """Seconds in which, at the present pace, half of the queue is answered."""

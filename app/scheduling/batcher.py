@@ -4,7 +4,8 @@ Charter: everything that decides who is in a batch lives here, and nothing that 
 rules (design: docs/architecture.md):
 
 1. An idle stream starts at once with what waits, unless the cost model says that holding back
-   for company pays, and then never longer than `max_hold_s` after the oldest row came.
+   for company pays, and then never longer than `max_hold_s` after the oldest row came. Nothing is
+   held while another stream idles: company would run there.
 2. A batch has at most `max_rows` rows and `max_padded_tokens` padded tokens (rows x longest);
    a single row always fits. Of the batches that hold the oldest waiting row, the one with most
    real tokens per predicted millisecond is taken, so rows of like length meet and nobody starves.
@@ -22,12 +23,16 @@ ARRIVAL_SMOOTHING = 0.2
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """Bounds of a batch. window: how many of the oldest rows are looked at."""
+    """Bounds of a batch. window: how many of the oldest rows are looked at, at least."""
 
     max_rows: int
     max_padded_tokens: int
     max_hold_s: float = 0.0
     window: int = 64
+
+    @property
+    def rows_considered(self) -> int:
+        return max(self.window, self.max_rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +64,12 @@ class Batcher:
 
         The rows stay in the queue: the caller takes them out when it runs them.
         """
-        waiting = queue.window(self.limits.window)
+        waiting = queue.window(self.limits.rows_considered)
         if not waiting:
             return None
         spread = -(-len(waiting) // max(1, idle_streams))
         batch = self._best_batch(waiting, min(self.limits.max_rows, spread))
-        if len(batch) == len(waiting):
+        if len(batch) == len(queue) and idle_streams <= 1:
             until = self._hold_until(batch, now)
             if until > now:
                 return Hold(until)
@@ -106,21 +111,23 @@ class Batcher:
         """When to stop waiting; `now` or earlier when waiting does not pay.
 
         One more row of the same length would save `alone + batch - together` milliseconds of
-        compute and costs every row of the batch the expected time until it comes.
+        compute and costs every row of the batch the time until it comes: once the rows have
+        waited longer than that together since the last arrival, no company is worth it.
         """
-        if len(batch) >= self.limits.max_rows or self._gap_s == float("inf"):
+        if self._last_arrival is None or len(batch) >= self.limits.max_rows:
             return now
         longest = max(row.tokens for row in batch)
         if (len(batch) + 1) * longest > self.limits.max_padded_tokens:
             return now
+        batch_ms = self.cost.predict_ms(len(batch), longest)
         saved_ms = (
-            self.cost.predict_ms(len(batch), longest)
+            batch_ms
             + self.cost.predict_ms(1, longest)
             - self.cost.predict_ms(len(batch) + 1, longest)
         )
-        since_last = now - self._last_arrival if self._last_arrival is not None else 0.0
-        waited_ms = len(batch) * max(self._gap_s, since_last) * 1000
-        if waited_ms >= saved_ms:
+        patience_s = saved_ms / len(batch) / 1000
+        if self._gap_s >= patience_s:
             return now
-        oldest = min(row.arrived for row in batch)
-        return min(now + self._gap_s, oldest + self.limits.max_hold_s)
+        bounds = [row.arrived + self.limits.max_hold_s for row in batch]
+        bounds += [row.deadline - batch_ms / 1000 for row in batch if row.deadline is not None]
+        return min(self._last_arrival + patience_s, *bounds)

@@ -6,7 +6,8 @@ part per padded token and its row's length:
     ms = fixed + per_token * rows * longest + per_pair * rows * longest^2
 
 The three are fitted once by calibration (least squares on relative errors); a running scale,
-the smoothed quotient of measured and predicted time, keeps them true afterwards.
+the quotient of measured and predicted time, smoothed in its logarithm so that a stalled batch
+weighs no more than a quick one, keeps them true afterwards.
 """
 
 from collections.abc import Sequence
@@ -48,7 +49,7 @@ class CostModel:
         """The model after one more measured batch."""
         predicted = self.predict_ms(sample.rows, sample.longest)
         quotient = min(max(sample.ms / predicted, SCALE_BOUNDS[0]), SCALE_BOUNDS[1])
-        scale = self.scale * (1 + SMOOTHING * (quotient - 1))
+        scale = self.scale * quotient**SMOOTHING
         error = self.relative_error + SMOOTHING * (abs(quotient - 1) - self.relative_error)
         return replace(
             self,

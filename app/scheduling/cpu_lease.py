@@ -45,8 +45,8 @@ class CpuLeases:
         return sum(self._held.values())
 
     def ask(self, holder: str, threads: int) -> list[Order]:
-        """`holder` wants `threads` more, all at once; more than the budget is cut to it."""
-        self._waiting.append((holder, min(max(threads, 1), self.budget)))
+        """`holder` wants `threads` more, all at once; more than the budget counts as all of it."""
+        self._waiting.append((holder, max(threads, 1)))
         return self._settle()
 
     def give_back(self, holder: str, threads: int) -> list[Order]:
@@ -66,11 +66,14 @@ class CpuLeases:
         self._waiting = deque(entry for entry in self._waiting if entry[0] != holder)
         return self._settle()
 
+    def _next_booked(self) -> int:
+        return min(self._waiting[0][1], self.budget)
+
     def _settle(self) -> list[Order]:
         orders: list[Order] = []
-        while self._waiting and self._waiting[0][1] <= self.budget - self.in_use:
+        while self._waiting and (booked := self._next_booked()) <= self.budget - self.in_use:
             holder, threads = self._waiting.popleft()
-            self._held[holder] = self._held.get(holder, 0) + threads
+            self._held[holder] = self._held.get(holder, 0) + booked
             # What it held before this grant was recalled for those ahead of it, now served.
             self._recalled.discard(holder)
             orders.append(Grant(holder, threads))

@@ -165,7 +165,12 @@ class GeneratingLoop:
         plan = pending.plan
         if plan is None:
             raise ServingError(f"item {item_id} joined before it was prepared")
-        self._runtime.add(item_id, plan.prompt, plan.sampling)
+        try:
+            self._runtime.add(item_id, plan.prompt, plan.sampling)
+        except Exception:
+            log.exception("prompt_refused", version=pending.item.version, item=item_id)
+            self._scheduler.apply([item_id])
+            self._fail([item_id], ServingError())
 
     def _book(self, outcome: StepOutcome, running: int, ms: float) -> None:
         self._scheduler.apply(outcome.finished)

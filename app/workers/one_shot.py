@@ -215,13 +215,14 @@ class OneShotLoop:
         self._batcher.cost = self._batcher.cost.observe(Sample(len(batch), longest, ms))
         real = sum(row.tokens for row in batch)
         self._batches.append(BatchRan(len(batch), real, longest * len(batch), ms, predicted))
+        for item_id in {row.item_id for row in batch} & self._pending.keys():
+            self._pending[item_id].compute_ms += ms  # once, however many of its rows were in it
         complete: list[Pending] = []
         for row, output in zip(batch, outputs, strict=True):
             pending = self._pending.get(row.item_id)
             if pending is None:  # its caller left while the batch ran
                 continue
             pending.outputs[row.index] = output
-            pending.compute_ms += ms
             pending.rows_left -= 1
             if not pending.rows_left:
                 complete.append(pending)
@@ -238,7 +239,8 @@ class OneShotLoop:
             owed = [reply for reply in replies if reply.id in self._pending]
             for reply in owed:
                 self._forget(reply.id)
-            self._reply(owed)
+            if owed:
+                self._reply(owed)
 
     def _finish(self, group: Sequence[Pending]) -> list[ItemDone | ItemFailed]:
         """Runs off the loop; touches nothing that the loop still changes."""
@@ -257,8 +259,8 @@ class OneShotLoop:
         return _done(pending, answer)
 
     def _drop_expired(self, now: float) -> None:
-        expired = self._queue.expired(now, self._batcher.limits.window)
-        if expired:
+        # Again after each removal: others moved up into what the batcher considers.
+        while expired := self._queue.expired(now, self._batcher.limits.rows_considered):
             self._fail(expired, DeadlineExceeded())
 
     def _fail(self, ids: Iterable[int], error: ServingError) -> None:

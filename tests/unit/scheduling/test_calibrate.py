@@ -1,0 +1,67 @@
+"""Choosing how an encoder uses this machine, from invented measurements."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.scheduling.calibrate import TOKEN_BUDGETS, Choice, choose, grid, realistic_lengths
+from app.scheduling.cost_model import CostModel, Sample
+
+LINEAR = CostModel(0.0, 0.05, 0.0)  # a batch of two costs exactly two batches of one
+COSTLY_START = CostModel(5.0, 0.01, 0.0)  # what every batch pays dwarfs what a token costs
+
+
+def chosen_on(machine: CostModel, streams: int = 1, max_rows: int = 8) -> Choice:
+    samples = [Sample(r, t, machine.predict_ms(r, t)) for r, t in grid(max_rows, 256)]
+    return choose(samples, streams, max_rows, 256, max_hold_s=0.1)
+
+
+@given(st.integers(1, 1024), st.integers(1, 8192))
+def test_grid_stays_within_the_bounds_of_model_and_batch(max_rows, max_tokens):
+    shapes = grid(max_rows, max_tokens)
+
+    assert len(shapes) == len(set(shapes)) <= 9
+    for rows, tokens in shapes:
+        assert 1 <= rows <= max_rows
+        assert 1 <= tokens <= max_tokens
+        assert rows == 1 or rows * tokens <= TOKEN_BUDGETS[-1]
+    assert (1, max_tokens) in shapes, "the longest row the model takes is measured"
+
+
+def test_grid_measures_lone_rows_and_the_largest_batch():
+    assert {(1, 16), (4, 64), (8, 16), (8, 256)} <= set(grid(max_rows=8, max_tokens=256))
+
+
+def test_realistic_lengths_are_skewed_as_texts_are_and_the_same_each_time():
+    lengths = sorted(realistic_lengths(1001, max_tokens=256))
+
+    assert lengths == sorted(realistic_lengths(1001, max_tokens=256))
+    assert 25 <= lengths[500] <= 31
+    assert 52 <= lengths[900] <= 70
+    assert lengths[-1] <= 256
+
+
+def test_smallest_budget_wins_where_larger_batches_do_not_pay():
+    assert chosen_on(LINEAR).limits.max_padded_tokens == TOKEN_BUDGETS[0]
+
+
+def test_budget_grows_until_full_batches_fit_where_starting_a_batch_is_dear():
+    small, large = chosen_on(COSTLY_START, max_rows=2), chosen_on(COSTLY_START, max_rows=32)
+
+    assert small.limits.max_padded_tokens < large.limits.max_padded_tokens
+    assert large.limits.max_padded_tokens >= 1024
+
+
+def test_choice_carries_the_bounds_it_was_given_and_the_fitted_costs():
+    choice = chosen_on(COSTLY_START)
+
+    assert (choice.limits.max_rows, choice.limits.max_hold_s) == (8, 0.1)
+    assert choice.cost.predict_ms(3, 100) == pytest.approx(COSTLY_START.predict_ms(3, 100))
+
+
+def test_pace_is_what_the_machine_does_on_those_lengths():
+    """Linear costs without a fixed part: padding aside, 0.05 ms per token are 20,000 per second."""
+    one, two = chosen_on(LINEAR), chosen_on(LINEAR, streams=2)
+
+    assert 0.9 * 20_000 < one.tokens_per_s <= 20_000
+    assert two.tokens_per_s == pytest.approx(2 * one.tokens_per_s)

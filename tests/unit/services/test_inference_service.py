@@ -1,0 +1,197 @@
+"""One request, from plain inputs to outcomes."""
+
+import asyncio
+
+import pytest
+
+from app.core.errors import InputTooLong, Overloaded
+from app.core.metrics import Metrics
+from app.core.types import Answer, Done, Failed, Outcome, Timings, Usage
+from app.models.registry import Registry
+from app.services.inference_service import InferenceRequest, InferenceService
+from tests.fakes import AnswersWhenTold, FakeClock, a_deployment, a_spec, settle_tasks
+
+
+class Bench:
+    """The service over two models whose answers a test gives."""
+
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.metrics = Metrics()
+        self.minilm, self.smollm = AnswersWhenTold("minilm"), AnswersWhenTold("smollm")
+        deployments = [
+            a_deployment(a_spec("sentiment:v1", "classify", default_timeout_ms=500), self.minilm),
+            a_deployment(a_spec("generator:v1", "generate"), self.smollm),
+        ]
+        for deployment in deployments:
+            spec = deployment.spec
+            self.metrics.add_version(spec.name, spec.version, "worker")
+        self.service = InferenceService(
+            Registry(deployments),
+            self.metrics,
+            self.clock,
+            default_model="sentiment",
+            max_text_chars=100,
+        )
+
+    async def begin(self, *requests: InferenceRequest, timeout_ms: float | None = None):
+        """The call, waiting for its answers."""
+        call = asyncio.create_task(self.service.infer(requests, timeout_ms=timeout_ms))
+        await settle_tasks()
+        return call
+
+    async def refusal(self, request: InferenceRequest) -> str:
+        (result,) = await self.service.infer([request])
+        assert isinstance(result.outcome, Failed)
+        return f"{result.outcome.error.code}: {result.outcome.error}"
+
+    def of(self, key: str):
+        return self.metrics.summary()["models"][key]
+
+
+@pytest.fixture
+def bench():
+    return Bench()
+
+
+def says(value: str) -> Outcome:
+    return Done(Answer(value, usage=Usage(3, 1)), Timings(1.0, 2.0))
+
+
+async def test_a_request_without_a_model_goes_to_the_default_one_with_default_parameters(bench):
+    call = await bench.begin(InferenceRequest("fine"))
+    assert bench.minilm.submitted == [("sentiment:v1", "fine", {"truncate": False}, 500.0)]
+
+    bench.minilm.waits[0].set_result(says("positive"))
+    (result,) = await call
+    assert result.outcome == says("positive")
+    assert (result.model_used, result.model_type) == ("sentiment:v1", "classifier")
+
+
+async def test_results_come_in_the_order_of_the_inputs_whatever_the_order_of_answers(bench):
+    texts = ["a", "b", "c"]
+    call = await bench.begin(*(InferenceRequest(text) for text in texts))
+    for at in (2, 0, 1):
+        bench.minilm.waits[at].set_result(says(texts[at]))
+
+    assert [result.outcome for result in await call] == [says(text) for text in texts]
+
+
+async def test_each_input_reports_its_own_time_and_not_that_of_the_slowest(bench):
+    """A label in a batch with a generated text once claimed the text's seconds."""
+    call = await bench.begin(InferenceRequest("a"), InferenceRequest("b", "generator"))
+    bench.clock.tick(0.010)
+    bench.minilm.waits[0].set_result(says("a"))
+    await settle_tasks()
+    bench.clock.tick(2.0)
+    bench.smollm.waits[0].set_result(says("b"))
+
+    quick, slow = await call
+    assert quick.latency_ms == pytest.approx(10.0)
+    assert slow.latency_ms == pytest.approx(2010.0)
+    assert bench.of("sentiment:v1")["average_latency_ms"] == pytest.approx(10.0)
+
+
+async def test_one_bad_input_fails_alone(bench):
+    requests = [
+        InferenceRequest("a"),
+        InferenceRequest("b", "missing"),
+        InferenceRequest("c", parameters={"volume": 11}),
+        InferenceRequest("d" * 101),
+        InferenceRequest("e"),
+    ]
+    call = await bench.begin(*requests)
+    bench.minilm.waits[0].set_result(says("a"))
+    bench.minilm.waits[1].set_result(Failed(InputTooLong()))
+    codes = [
+        result.outcome.error.code if isinstance(result.outcome, Failed) else "ok"
+        for result in await call
+    ]
+
+    assert codes == [
+        "ok",
+        "model_not_found",
+        "invalid_request",
+        "invalid_request",
+        "input_too_long",
+    ]
+
+
+async def test_a_refusal_names_what_is_wrong(bench):
+    assert "volume is unknown" in await bench.refusal(
+        InferenceRequest("a", parameters={"volume": 1})
+    )
+    assert "101 characters, at most 100" in await bench.refusal(InferenceRequest("x" * 101))
+    assert "versions: v1" in await bench.refusal(InferenceRequest("a", version="v9"))
+
+
+async def test_a_result_without_a_version_names_none(bench):
+    (result,) = await bench.service.infer([InferenceRequest("a", "missing")])
+
+    assert (result.model_used, result.model_type) == (None, None)
+
+
+async def test_an_input_that_a_version_refuses_names_the_version(bench):
+    (result,) = await bench.service.infer([InferenceRequest("x" * 101)])
+
+    assert (result.model_used, result.model_type) == ("sentiment:v1", "classifier")
+
+
+@pytest.mark.parametrize(
+    ("asked", "given"), [(None, 500.0), (200.0, 200.0), (9999.0, 500.0)], ids=str
+)
+async def test_a_caller_may_shorten_the_models_limit_and_not_lengthen_it(bench, asked, given):
+    call = await bench.begin(InferenceRequest("a"), timeout_ms=asked)
+    bench.minilm.waits[0].set_result(says("a"))
+    await call
+
+    assert bench.minilm.submitted[0][3] == given
+
+
+async def test_a_caller_who_leaves_withdraws_every_input_that_is_not_answered(bench):
+    call = await bench.begin(InferenceRequest("a"), InferenceRequest("b"))
+    bench.minilm.waits[0].set_result(says("a"))
+    await settle_tasks()
+    call.cancel()
+    await asyncio.gather(call, return_exceptions=True)
+
+    assert not bench.minilm.waits[0].cancelled()
+    assert bench.minilm.waits[1].cancelled()
+    assert bench.of("sentiment:v1")["successes"] == 1
+
+
+async def test_a_full_queue_refuses_at_once_with_when_to_come_back(bench):
+    bench.minilm.refusal = Overloaded("full", retry_after_s=7.0)
+    (result,) = await bench.service.infer([InferenceRequest("a")])
+
+    assert isinstance(result.outcome, Failed)
+    assert result.outcome.error.retry_after_s == 7.0
+
+
+async def test_a_server_that_stops_takes_nothing_new_and_finishes_what_it_took(bench):
+    call = await bench.begin(InferenceRequest("a"))
+    bench.service.stop()
+
+    assert (await bench.refusal(InferenceRequest("b"))).startswith("model_unavailable: the server")
+    bench.minilm.waits[0].set_result(says("a"))
+    (result,) = await call
+    assert result.outcome == says("a")
+
+
+async def test_every_outcome_is_counted_once_where_it_belongs(bench):
+    call = await bench.begin(InferenceRequest("a"), InferenceRequest("b"))
+    bench.minilm.waits[0].set_result(says("a"))
+    bench.minilm.waits[1].set_result(Failed(InputTooLong()))
+    await call
+    await bench.refusal(InferenceRequest("x" * 101))
+    await bench.refusal(InferenceRequest("a", "missing"))
+
+    summary = bench.of("sentiment:v1")
+    assert (summary["requests"], summary["successes"]) == (3, 1)
+    assert summary["failures"] == {"input_too_long": 1, "invalid_request": 1}
+    assert (summary["tokens_in"], summary["tokens_out"]) == (3, 1)
+    assert bench.metrics.summary()["rejected"] == {"model_not_found": 1}
+
+
+async def test_no_inputs_are_no_results(bench):
+    assert await bench.service.infer([]) == []

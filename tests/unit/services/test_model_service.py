@@ -1,0 +1,105 @@
+"""What `/models`, health and readiness are told."""
+
+import pytest
+
+from app.models.registry import Registry
+from app.services.model_service import ModelService
+from app.workers.supervisor import ServingState, Status
+from tests.fakes import AnswersWhenTold, a_deployment, a_spec
+
+
+class Served:
+    """Two models on one worker and one on another."""
+
+    def __init__(self) -> None:
+        self.minilm, self.smollm = AnswersWhenTold("minilm"), AnswersWhenTold("smollm")
+        self.service = ModelService(
+            Registry(
+                [
+                    a_deployment(a_spec("sentiment:v1", "classify", is_default=False), self.minilm),
+                    a_deployment(a_spec("generator:v1", "generate"), self.smollm),
+                    a_deployment(a_spec("sentiment:v2", "classify"), self.minilm),
+                ]
+            )
+        )
+
+    def state(self, minilm: str, smollm: str) -> "Served":
+        self.minilm.status = Status(ServingState(minilm))
+        self.smollm.status = Status(ServingState(smollm))
+        return self
+
+
+@pytest.mark.parametrize(
+    ("minilm", "smollm", "ready", "started"),
+    [
+        ("ready", "ready", True, True),
+        ("ready", "loading", False, False),
+        ("ready", "restarting", False, True),
+        ("ready", "failed", True, True),
+        ("failed", "failed", False, True),
+        ("stopping", "ready", False, True),
+    ],
+)
+def test_ready_means_that_each_serves_or_is_given_up_and_one_serves(minilm, smollm, ready, started):
+    readiness = Served().state(minilm, smollm).service.readiness()
+
+    assert (readiness.ready, readiness.started) == (ready, started)
+
+
+def test_a_server_that_stops_is_not_ready_though_every_worker_is():
+    served = Served()
+    served.service.stop()
+
+    readiness = served.service.readiness()
+    assert (readiness.ready, readiness.stopping, readiness.started) == (False, True, True)
+
+
+def test_readiness_names_every_version_with_its_state_and_reason():
+    served = Served()
+    served.smollm.status = Status(ServingState.RESTARTING, "the worker was ended by SIGKILL")
+    served.minilm.refused = {"sentiment:v1": "its head is missing"}
+
+    assert served.service.readiness().versions == {
+        "sentiment:v1": {"state": "failed", "reason": "its head is missing"},
+        "generator:v1": {"state": "restarting", "reason": "the worker was ended by SIGKILL"},
+        "sentiment:v2": {"state": "ready"},
+    }
+
+
+def test_nothing_to_serve_is_not_ready():
+    assert not ModelService(Registry([])).readiness().ready
+
+
+def test_models_are_listed_with_their_versions_in_the_order_of_the_catalog():
+    sentiment, generator = Served().service.describe()
+
+    assert (sentiment["name"], sentiment["default_version"]) == ("sentiment", "v2")
+    assert [version["version"] for version in sentiment["versions"]] == ["v1", "v2"]
+    assert (generator["name"], generator["default_version"]) == ("generator", "v1")
+
+
+def test_a_version_shows_what_it_takes_and_how_its_worker_is():
+    served = Served()
+    served.smollm.status = Status(
+        ServingState.READY, load_s=4.25, restarts=1, resident_bytes=7, max_tokens=2048
+    )
+    _, generator = served.service.describe()
+    (version,) = generator["versions"]
+
+    assert (version["state"], version["task"], version["model_type"]) == (
+        "ready",
+        "generate",
+        "generator",
+    )
+    assert version["max_input_tokens"] == 2048
+    assert version["artefact"] == {
+        "name": "minilm",
+        "license": "MIT",
+        "origin": "",
+        "size_bytes": 1000,
+    }
+    assert version["worker"]["name"] == "smollm"
+    assert (version["worker"]["load_s"], version["worker"]["restarts"]) == (4.25, 1)
+    parameters = {parameter["name"]: parameter for parameter in version["parameters"]}
+    assert parameters["temperature"]["maximum"] == 2
+    assert parameters["temperature"]["default"] == 0.7

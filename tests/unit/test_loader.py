@@ -1,0 +1,209 @@
+"""Which versions share a worker, and what the worker is told. Nothing is fetched or started."""
+
+import asyncio
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from app.core.clock import MonotonicClock
+from app.core.config import Settings
+from app.core.errors import FileUnavailable
+from app.core.metrics import Metrics
+from app.models.loader import Fleet, build_fleet, group_by_artefact
+from app.models.spec import Artefact, ModelFile, ModelSpec
+from app.models.store import ModelStore
+from app.workers.messages import HostedVersion, Load
+from app.workers.supervisor import Preparation, ServingState
+from tests.fakes import a_spec
+
+HEAD = ModelFile("head", "file://head.json", "1" * 64, 10)
+SPECS = [
+    a_spec("summarizer:v1", "summarize", runtime_options={"max_tokens": 256}),
+    a_spec("generator:v1", "generate", artefact="smollm"),
+    a_spec(
+        "sentiment:v1",
+        "classify",
+        runtime_options={"max_tokens": 256},
+        task_options={"labels": ["a", "b"]},
+        task_files=(HEAD,),
+    ),
+]
+
+
+class HasFiles:
+    """A store whose files are all there, except for those that are missing."""
+
+    root = Path("/store")
+
+    def __init__(self, *missing: str) -> None:
+        self.missing = missing
+        self.fetched: list[str] = []
+
+    def fetch(self, file: ModelFile) -> Path:
+        if file.source in self.missing:
+            raise FileUnavailable(f"{file.source} is missing")
+        self.fetched.append(file.source)
+        return self.root / "files" / file.source.removeprefix("file://")
+
+    def stop(self) -> None:
+        pass
+
+
+def settings_of(**values: Any) -> Settings:
+    return Settings(_env_file=None, **{"cpu_threads": 2, **values})  # type: ignore[call-arg]
+
+
+def fleet_of(specs: list[ModelSpec], store: HasFiles | None = None, **values: Any) -> Fleet:
+    store = store or HasFiles()
+    settings = settings_of(**values)
+    return build_fleet(specs, cast(ModelStore, store), settings, Metrics(), MonotonicClock())
+
+
+async def prepared(
+    specs: list[ModelSpec], store: HasFiles | None = None, **values: Any
+) -> Preparation:
+    """What the first worker would be told."""
+    supervisor, *_ = fleet_of(specs, store, **values).supervisors
+    return await supervisor._prepare()
+
+
+async def loaded(specs: list[ModelSpec], **values: Any) -> Load:
+    return (await prepared(specs, **values)).load
+
+
+def test_versions_of_one_artefact_share_a_worker_in_the_order_of_the_catalog():
+    groups = group_by_artefact(SPECS)
+
+    assert [[spec.key for spec in group] for group in groups] == [
+        ["summarizer:v1", "sentiment:v1"],
+        ["generator:v1"],
+    ]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        a_spec("b:v1", artefact="another"),
+        a_spec("b:v1", runtime_options={"max_tokens": 128}),
+        ModelSpec("b", "v1", "embed", a_spec("b:v1").artefact, "another_runtime"),
+    ],
+    ids=["artefact", "options", "runtime"],
+)
+def test_what_differs_in_weights_runtime_or_options_does_not_share(other):
+    assert len(group_by_artefact([a_spec("a:v1"), other])) == 2
+
+
+def test_the_order_of_runtime_options_makes_no_difference():
+    one = a_spec("a:v1", runtime_options={"x": 1, "y": 2})
+    other = a_spec("b:v1", runtime_options={"y": 2, "x": 1})
+
+    assert len(group_by_artefact([one, other])) == 1
+
+
+async def test_the_registry_keeps_the_order_of_the_catalog_and_shares_supervisors():
+    fleet = fleet_of(SPECS)
+    summarizer, generator, sentiment = fleet.registry
+
+    assert [d.spec for d in (summarizer, generator, sentiment)] == SPECS
+    assert summarizer.supervisor is sentiment.supervisor is not generator.supervisor
+    assert [supervisor.name for supervisor in fleet.supervisors] == ["minilm", "smollm"]
+
+
+async def test_building_a_fleet_fetches_and_starts_nothing():
+    store = HasFiles()
+    fleet = fleet_of(SPECS, store)
+
+    assert store.fetched == []
+    assert {d.supervisor.status.state for d in fleet.registry} == {ServingState.LOADING}
+    assert fleet.unanswered == 0
+
+
+async def test_a_worker_is_told_all_its_versions_and_where_their_files_are():
+    load = await loaded(SPECS, max_batch_size=5, batch_timeout_ms=7.5, log_format="json")
+
+    assert (load.artefact, load.runtime) == ("minilm", "runtime")
+    assert load.files == {"model": "/store/files/minilm.bin"}
+    assert load.options == {"max_tokens": 256}
+    assert load.versions == [
+        HostedVersion("summarizer:v1", "summarize", {}, {}),
+        HostedVersion(
+            "sentiment:v1", "classify", {"labels": ["a", "b"]}, {"head": "/store/files/head.json"}
+        ),
+    ]
+    assert (load.cpu_threads, load.max_batch_size, load.batch_timeout_ms) == (2, 5, 7.5)
+    assert (load.log_format, load.log_level) == ("json", "info")
+
+
+async def test_a_version_whose_own_file_is_missing_fails_alone():
+    preparation = await prepared(SPECS, HasFiles("file://head.json"))
+
+    assert [version.key for version in preparation.load.versions] == ["summarizer:v1"]
+    assert preparation.refused == {"sentiment:v1": "file://head.json is missing"}
+
+
+async def test_a_missing_file_that_all_need_fails_the_worker():
+    with pytest.raises(FileUnavailable, match="minilm.bin is missing"):
+        await prepared(SPECS, HasFiles("file://minilm.bin"))
+
+
+async def test_a_worker_without_any_version_left_is_not_started():
+    with pytest.raises(FileUnavailable, match="head.json is missing"):
+        await prepared([SPECS[2]], HasFiles("file://head.json"))
+
+
+async def test_a_generating_worker_has_nothing_to_calibrate():
+    assert (await loaded([SPECS[1]])).calibration_path == ""
+
+
+async def test_a_calibration_is_kept_in_the_store_and_found_again():
+    first, again = await loaded(SPECS), await loaded(SPECS)
+
+    assert first.calibration_path == again.calibration_path
+    assert Path(first.calibration_path).parent == Path("/store/calibration")
+
+
+OTHER_FILE = ModelFile("model", "file://minilm.bin", "2" * 64, 1000)
+
+
+@pytest.mark.parametrize(
+    ("spec", "values"),
+    [
+        (a_spec("a:v1"), {"cpu_threads": 1}),
+        (a_spec("a:v1"), {"max_batch_size": 9}),
+        (a_spec("a:v1", runtime_options={"max_tokens": 9}), {}),
+        (ModelSpec("a", "v1", "embed", Artefact("minilm", (OTHER_FILE,)), "runtime"), {}),
+        (ModelSpec("a", "v1", "embed", a_spec("a:v1").artefact, "another"), {}),
+    ],
+    ids=["threads", "batch size", "options", "files", "runtime"],
+)
+async def test_what_shapes_a_measurement_gives_it_another_key(spec, values):
+    assert (await loaded([spec], **values)).calibration_path != (
+        await loaded([a_spec("a:v1")])
+    ).calibration_path
+
+
+async def test_what_does_not_shape_a_measurement_leaves_its_key():
+    usual = await loaded([a_spec("a:v1")])
+    other = await loaded([a_spec("b:v7")], batch_timeout_ms=1.0, log_level="debug")
+
+    assert usual.calibration_path == other.calibration_path
+
+
+async def test_files_are_fetched_one_after_the_other():
+    """Each download has the whole line; two at once would only both be late."""
+    running = 0
+
+    class Watches(HasFiles):
+        def fetch(self, file: ModelFile) -> Path:
+            nonlocal running
+            running += 1
+            assert running == 1
+            path = super().fetch(file)
+            running -= 1
+            return path
+
+    store = Watches()
+    fleet = fleet_of(SPECS, store)
+    await asyncio.gather(*(supervisor._prepare() for supervisor in fleet.supervisors))
+    assert len(store.fetched) == 3

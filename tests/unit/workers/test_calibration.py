@@ -1,0 +1,110 @@
+"""Measuring a runtime and remembering the result. What is chosen: scheduling/test_calibrate.py."""
+
+from contextlib import contextmanager
+
+import pytest
+
+from app.runtimes.base import StreamPlan
+from app.scheduling.calibrate import TOKEN_BUDGETS
+from app.workers.calibration import Calibration, candidate_plans, load_calibrated, measure
+from tests.fakes import SumsTokens
+
+KEPT = Calibration(2, 1, 512, 1.5, 0.05, 0.0001, 9000.0)
+
+
+class Workshop:
+    """Builds runtimes and counts how often the machine is measured, one plan at a time."""
+
+    def __init__(self) -> None:
+        self.built: list[SumsTokens] = []
+        self.measured = 0
+        self.is_measuring = False
+
+    def build(self, plan: StreamPlan) -> SumsTokens:
+        assert not self.is_measuring, "loading disturbs the measurement"
+        runtime = SumsTokens(plan.streams)
+        runtime.plan = plan
+        self.built.append(runtime)
+        return runtime
+
+    @contextmanager
+    def measuring(self):
+        self.is_measuring = True
+        yield
+        self.is_measuring = False
+        self.measured += 1
+
+    def load(self, path, cpu_threads=2):
+        return load_calibrated(self.build, path, cpu_threads, 8, self.measuring)
+
+
+@pytest.mark.parametrize(
+    ("threads", "plans"),
+    [(1, [StreamPlan(1, 1)]), (4, [StreamPlan(4, 1), StreamPlan(1, 4)])],
+    ids=["one thread", "four threads"],
+)
+def test_every_plan_uses_all_threads(threads, plans):
+    assert candidate_plans(threads) == plans
+
+
+def test_the_first_load_measures_each_plan_and_keeps_the_best(tmp_path):
+    workshop = Workshop()
+    runtime, found = workshop.load(tmp_path / "folder" / "key.json")
+
+    assert workshop.measured == len(workshop.built) == 2
+    assert runtime in workshop.built
+    assert runtime.plan == found.plan
+    assert found.max_padded_tokens in TOKEN_BUDGETS
+    assert found.tokens_per_s > 0
+
+
+def test_a_later_load_measures_nothing_and_builds_the_kept_plan(tmp_path):
+    _, first = Workshop().load(tmp_path / "key.json")
+    later = Workshop()
+    runtime, second = later.load(tmp_path / "key.json")
+
+    assert second == first
+    assert later.measured == 0
+    assert [built.plan for built in later.built] == [first.plan]
+    assert runtime.batches == []
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"\xff"], ids=["empty", "no fields", "no text"])
+def test_a_damaged_result_is_measured_again_and_replaced(tmp_path, content):
+    path = tmp_path / "key.json"
+    path.write_bytes(content)
+    workshop = Workshop()
+    workshop.load(path)
+
+    assert workshop.measured == 2
+    assert Workshop().load(path)[1].streams in (1, 2)
+
+
+def test_a_folder_that_cannot_be_written_costs_a_measurement_and_no_more(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+
+    assert Workshop().load(tmp_path / "file" / "key.json")[1].tokens_per_s > 0
+
+
+def test_nothing_half_written_is_left_beside_the_result(tmp_path):
+    Workshop().load(tmp_path / "key.json")
+
+    assert [path.name for path in tmp_path.iterdir()] == ["key.json"]
+
+
+def test_measuring_runs_every_shape_on_every_stream_within_the_models_bounds():
+    runtime = SumsTokens(streams=2)
+    found = measure(runtime, max_rows=4)
+
+    shapes = {(len(batch), len(batch[0])) for batch in runtime.batches}
+    assert {(1, 16), (4, 64)} <= shapes
+    assert all(rows <= 4 and tokens <= 64 for rows, tokens in shapes)
+    assert len(runtime.batches) % (2 * len(shapes)) == 0
+    assert (found.streams, found.threads) == (2, 1)
+
+
+def test_limits_join_what_was_measured_with_what_was_configured():
+    limits = KEPT.limits(max_rows=8, max_hold_s=0.1)
+
+    assert (limits.max_rows, limits.max_padded_tokens, limits.max_hold_s) == (8, 512, 0.1)
+    assert KEPT.cost.predict_ms(2, 10) == pytest.approx(1.5 + 0.05 * 20 + 0.0001 * 200)

@@ -1,0 +1,107 @@
+"""The worker's side of the CPU budget. Its meeting with the server's: scheduling/test_cpu_lease."""
+
+import asyncio
+
+import pytest
+
+from app.workers.lease import LeaseClient
+from app.workers.messages import AskThreads, ReturnThreads
+from tests.fakes import settle_tasks
+
+
+@pytest.fixture
+def sent():
+    return []
+
+
+@pytest.fixture
+def lease(sent):
+    return LeaseClient(sent.append)
+
+
+async def test_a_stream_waits_until_its_threads_are_granted(lease, sent):
+    waits = asyncio.create_task(lease.acquire(2))
+    await settle_tasks()
+    assert sent == [AskThreads(2)]
+    assert not waits.done()
+
+    lease.on_grant(2)
+    await waits
+
+
+async def test_threads_are_kept_from_batch_to_batch_while_nobody_wants_them(lease, sent):
+    lease.on_grant(2)
+    for _ in range(3):
+        await lease.acquire(2)
+        lease.release(2)
+
+    assert sent == []
+
+
+async def test_a_recall_takes_idle_threads_at_once_and_busy_ones_when_they_are_free(lease, sent):
+    lease.on_grant(2)
+    await lease.acquire(1)
+
+    lease.on_recall()
+    assert sent == [ReturnThreads(1)]
+    lease.release(1)
+    assert sent == [ReturnThreads(1), ReturnThreads(1)]
+
+
+async def test_after_a_recall_the_next_batch_has_to_ask_again(lease, sent):
+    lease.on_grant(1)
+    lease.on_recall()
+    waits = asyncio.create_task(lease.acquire(1))
+    await settle_tasks()
+
+    assert sent == [ReturnThreads(1), AskThreads(1)]
+    lease.on_grant(1)
+    await waits
+    lease.release(1)
+    assert len(sent) == 2, "the new grant was not recalled"
+
+
+async def test_streams_are_served_in_the_order_in_which_they_asked(lease):
+    served = []
+
+    async def stream(name):
+        await lease.acquire(1)
+        served.append(name)
+
+    async with asyncio.TaskGroup() as streams:
+        for name in "abc":
+            streams.create_task(stream(name))
+        await settle_tasks()
+        lease.on_grant(2)
+        await settle_tasks()
+        assert served == ["a", "b"]
+        lease.on_grant(1)
+
+    assert served == ["a", "b", "c"]
+
+
+async def test_a_small_request_does_not_overtake_a_large_one_that_waits(lease, sent):
+    lease.on_grant(1)
+    large = asyncio.create_task(lease.acquire(2))
+    await settle_tasks()
+    small = asyncio.create_task(lease.acquire(1))
+    await settle_tasks()
+    assert not small.done()
+
+    lease.on_grant(2)
+    await large
+    lease.on_grant(1)
+    await small
+    assert sent == [AskThreads(2), AskThreads(1)]
+
+
+async def test_a_stream_that_stopped_waiting_does_not_swallow_the_grant(lease, sent):
+    gone = asyncio.create_task(lease.acquire(1))
+    await settle_tasks()
+    gone.cancel()
+    stays = asyncio.create_task(lease.acquire(1))
+    await settle_tasks()
+
+    lease.on_grant(1)
+    await stays
+    assert sent == [AskThreads(1), AskThreads(1)]
