@@ -40,7 +40,7 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         GCCollector(registry=self.registry)
-        version, worker = ("model", "version"), ("worker",)
+        version = ("model", "version")
         self._requests = self._counter(
             "inference_requests",
             "Inputs answered, by outcome; code `ok` is success.",
@@ -58,42 +58,46 @@ class Metrics:
             "inference_tokens", "Tokens of successful inputs.", *version, "direction"
         )
         self._version_info = self._gauge(
-            "inference_version_info", "Which worker serves a version.", *version, *worker
+            "inference_version_info", "Which worker serves a version.", *version, "worker"
         )
         self._version_ready = self._gauge(
             "inference_version_ready", "1 while the version takes requests.", *version
         )
-        self._batch_rows = self._histogram(
-            "inference_batch_rows", "Rows per forward pass.", ROWS, *worker
-        )
-        self._batch_seconds = self._counter(
-            "inference_batch_seconds", "Time spent in forward passes.", *worker
-        )
-        self._predicted_seconds = self._counter(
-            "inference_batch_predicted_seconds", "What the cost model said it would be.", *worker
-        )
-        self._real_tokens = self._counter(
-            "inference_batch_real_tokens", "Tokens of rows in forward passes.", *worker
-        )
-        self._padded_tokens = self._counter(
-            "inference_batch_padded_tokens", "The same with padding.", *worker
-        )
-        self._queue_rows = self._gauge("inference_queue_rows", "Rows that wait.", *worker)
-        self._queue_items = self._gauge(
-            "inference_queue_items", "Inputs accepted and not answered yet.", *worker
-        )
-        self._resident = self._gauge(
-            "inference_worker_resident_bytes", "Resident memory of the worker.", *worker
-        )
-        self._load_seconds = self._gauge(
-            "inference_worker_load_seconds", "Time of the latest load.", *worker
-        )
-        self._restarts = self._counter(
-            "inference_worker_restarts", "Worker processes started after the first.", *worker
-        )
+        self._declare_worker_series()
         self._cpu_budget = self._gauge("inference_cpu_budget_threads", "Threads to share.")
         self._cpu_leased = self._gauge("inference_cpu_leased_threads", "Threads leased out.")
         self._versions: dict[Version, str] = {}
+
+    def _declare_worker_series(self) -> None:
+        worker = "worker"
+        self._batch_rows = self._histogram(
+            "inference_batch_rows", "Rows per forward pass.", ROWS, worker
+        )
+        self._batch_seconds = self._counter(
+            "inference_batch_seconds", "Time spent in forward passes.", worker
+        )
+        self._predicted_seconds = self._counter(
+            "inference_batch_predicted_seconds", "What the cost model said it would be.", worker
+        )
+        self._real_tokens = self._counter(
+            "inference_batch_real_tokens", "Tokens of rows in forward passes.", worker
+        )
+        self._padded_tokens = self._counter(
+            "inference_batch_padded_tokens", "The same with padding.", worker
+        )
+        self._queue_rows = self._gauge("inference_queue_rows", "Rows that wait.", worker)
+        self._queue_items = self._gauge(
+            "inference_queue_items", "Inputs accepted and not answered yet.", worker
+        )
+        self._resident = self._gauge(
+            "inference_worker_resident_bytes", "Resident memory of the worker.", worker
+        )
+        self._load_seconds = self._gauge(
+            "inference_worker_load_seconds", "Time of the latest load.", worker
+        )
+        self._restarts = self._counter(
+            "inference_worker_restarts", "Worker processes started after the first.", worker
+        )
 
     def add_version(self, model: str, version: str, worker: str) -> None:
         """Declare a version, so that its series exist before its first request."""

@@ -14,7 +14,7 @@ from app.runtimes.openvino_graph import sentence_encoder
 from app.runtimes.tokenizer import JsonTokenizer
 
 # Measured in docs/adr/0001-minilm-engine.md.
-DYNAMIC_QUANTIZATION_GROUP = 32
+DYNAMIC_QUANTIZATION_GROUP = 128
 
 
 class OpenVinoEncoder:

@@ -15,7 +15,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app.core.clock import Clock
-from app.core.errors import InvalidRequest, InvariantBroken, ModelUnavailable, ServingError
+from app.core.errors import (
+    Cancelled,
+    InvalidRequest,
+    InvariantBroken,
+    ModelUnavailable,
+    ServingError,
+)
 from app.core.metrics import Metrics
 from app.core.parameters import resolve
 from app.core.types import Failed, Outcome
@@ -124,8 +130,7 @@ class InferenceService:
             )
 
     def _on_done(self, entry: _Entry, done: "asyncio.Future[Outcome]", started: float) -> None:
-        if not done.cancelled():
-            self._settle(entry, done.result(), started)
+        self._settle(entry, Failed(Cancelled()) if done.cancelled() else done.result(), started)
 
     def _settle(self, entry: _Entry, outcome: Outcome, started: float) -> None:
         entry.outcome = outcome

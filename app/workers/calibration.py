@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 from statistics import median
+from typing import Annotated
 
 import msgspec
 import structlog
@@ -25,18 +26,21 @@ log = structlog.get_logger()
 REPEATS = 3
 FIRST_TOKEN_ID = 1000  # an ordinary word in every vocabulary we serve
 
+_Positive = Annotated[int, msgspec.Meta(gt=0)]
+_Milliseconds = Annotated[float, msgspec.Meta(ge=0)]
+
 Build = Callable[[StreamPlan], OneShotRuntime]
 
 
 class Calibration(msgspec.Struct, frozen=True):
     """What was chosen. tokens_per_s: predicted pace of all streams together."""
 
-    streams: int
-    threads: int
-    max_padded_tokens: int
-    fixed_ms: float
-    per_token_ms: float
-    per_pair_ms: float
+    streams: _Positive
+    threads: _Positive
+    max_padded_tokens: _Positive
+    fixed_ms: _Milliseconds
+    per_token_ms: _Milliseconds
+    per_pair_ms: _Milliseconds
     tokens_per_s: float
 
     @property

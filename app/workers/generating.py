@@ -110,7 +110,7 @@ class GeneratingLoop:
         except ServingError as refused:
             return refused
         except Exception:
-            log.exception("prepare_failed", version=item.version, item=item.id)
+            log.exception("prepare_failed", version=item.version, request_id=item.request_id)
             return ServingError()
 
     def _enqueue(self, pending: Pending, result: GenerationPlan | ServingError) -> None:
@@ -155,7 +155,8 @@ class GeneratingLoop:
         except Exception:
             # Which sequence broke the step is unknown and the engine's state is in doubt: the
             # process ends, its callers are told, and a fresh one is started.
-            log.exception("step_failed", running=running)
+            names = sorted({pending.item.request_id for pending in self._pending.values()})
+            log.exception("step_failed", running=running, request_ids=names)
             raise
         self._book(outcome, running, (self._clock.now() - now) * 1000)
 
@@ -168,7 +169,7 @@ class GeneratingLoop:
         try:
             self._runtime.add(item_id, plan.prompt, plan.sampling)
         except Exception:
-            log.exception("prompt_refused", version=pending.item.version, item=item_id)
+            log.exception("prompt_refused", request_id=pending.item.request_id)
             self._scheduler.apply([item_id])
             self._fail([item_id], ServingError())
 
@@ -190,7 +191,7 @@ class GeneratingLoop:
                 raise ServingError(f"item {item.id} ended before it was prepared")
             answer = pending.task.finish(plan, generated, self._runtime.decode)
         except Exception:
-            log.exception("finish_failed", version=item.version, item=item.id)
+            log.exception("finish_failed", version=item.version, request_id=item.request_id)
             error = ServingError()
             return ItemFailed(item.id, error.code, str(error))
         started = pending.arrived if pending.started is None else pending.started

@@ -156,11 +156,14 @@ class WorkerHandle:
             outcome.set_result(Failed(self._lost()))
             return outcome
         item_id = next(self._ids)
+        request_id = structlog.contextvars.get_contextvars().get("request_id", "")
+        item = WireItem(item_id, version, text, parameters, timeout_ms, request_id)
+        message = encode(Submit([item]))
         # Registered before it is sent: the answer may come back at once.
         self._owed[item_id] = outcome
         timer = loop.call_later(timeout_ms / 1000, self._on_deadline, item_id)
         outcome.add_done_callback(lambda done: self._settle(item_id, done, timer))
-        self.send(Submit([WireItem(item_id, version, text, parameters, timeout_ms)]))
+        self._wire.send(message)
         return outcome
 
     def send(self, message: ToWorker) -> None:

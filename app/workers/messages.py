@@ -41,13 +41,17 @@ class Load(Struct, frozen=True, tag=True):
 
 
 class WireItem(Struct, frozen=True):
-    """One input for one version; timeout_ms: time left until its deadline."""
+    """One input for one version.
+
+    timeout_ms: time left until its deadline. request_id: for the worker's log, nothing else.
+    """
 
     id: int
     version: str
     text: str
     parameters: dict[str, Any]
     timeout_ms: float
+    request_id: str = ""
 
 
 class Submit(Struct, frozen=True, tag=True):
@@ -94,7 +98,7 @@ class LoadFailed(Struct, frozen=True, tag=True):
 
 
 class ItemDone(Struct, frozen=True, tag=True):
-    """queue_ms and compute_ms: where the time went inside the worker."""
+    """queue_ms: from arrival to the first forward pass; compute_ms: from there to the last."""
 
     id: int
     value: Any

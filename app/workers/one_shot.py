@@ -41,7 +41,7 @@ class Pending:
     outputs: list[Any] = field(default_factory=list)
     rows_left: int = 0
     started: float | None = None
-    compute_ms: float = 0.0
+    finished: float | None = None
 
     @property
     def deadline(self) -> float:
@@ -73,6 +73,7 @@ class OneShotLoop:
         self._finished: asyncio.Queue[list[Pending]] = asyncio.Queue()
         self._wake = asyncio.Event()
         self._idle_streams = runtime.plan.streams
+        self._choosing = 0  # streams that lease threads for a batch they have not chosen yet
         self._batches: list[BatchRan] = []
 
     def submit(self, items: Iterable[WireItem]) -> None:
@@ -131,7 +132,7 @@ class OneShotLoop:
         except ServingError as refused:
             return refused
         except Exception:
-            log.exception("prepare_failed", version=item.version, item=item.id)
+            log.exception("prepare_failed", version=item.version, request_id=item.request_id)
             return ServingError()
 
     def _enqueue(
@@ -166,9 +167,12 @@ class OneShotLoop:
     async def _run_stream(self, threads: ThreadPoolExecutor) -> None:
         hold_until: float | None = None
         while True:
-            if hold_until is not None or not len(self._queue):
+            # A row for each stream that is about to choose, or no further one need ask for threads.
+            while hold_until is not None or len(self._queue) <= self._choosing:
                 self._wake.clear()  # safe: no await since the queue was looked at
                 await self._clock.wait(self._wake, hold_until)
+                hold_until = None
+            self._choosing += 1
             await self._lease.acquire(self._runtime.plan.threads)
             try:
                 hold_until = await self._run_next_batch(threads)
@@ -178,12 +182,14 @@ class OneShotLoop:
     async def _run_next_batch(self, threads: ThreadPoolExecutor) -> float | None:
         """Run what the batcher chooses; returns until when to wait if it would rather wait."""
         now = self._clock.now()
+        self._choosing -= 1
         self._drop_expired(now)
         chosen = self._batcher.choose(self._queue, now, self._idle_streams)
         if isinstance(chosen, Hold):
             return chosen.until
         if chosen:
             self._queue.take(chosen)
+            self._wake.set()  # others may be waiting for what is left
             self._idle_streams -= 1
             try:
                 await self._run_batch(chosen, threads)
@@ -204,8 +210,10 @@ class OneShotLoop:
             if len(outputs) != len(rows):
                 raise InvariantBroken(f"{len(outputs)} outputs for {len(rows)} rows")
         except Exception:
-            log.exception("batch_failed", rows=len(rows))
-            self._fail({row.item_id for row in batch}, ServingError())
+            items = {row.item_id for row in batch}
+            names = sorted({self._pending[i].item.request_id for i in items if i in self._pending})
+            log.exception("batch_failed", rows=len(rows), request_ids=names)
+            self._fail(items, ServingError())
             return
         self._book(batch, outputs, (self._clock.now() - started) * 1000)
 
@@ -215,8 +223,6 @@ class OneShotLoop:
         self._batcher.cost = self._batcher.cost.observe(Sample(len(batch), longest, ms))
         real = sum(row.tokens for row in batch)
         self._batches.append(BatchRan(len(batch), real, longest * len(batch), ms, predicted))
-        for item_id in {row.item_id for row in batch} & self._pending.keys():
-            self._pending[item_id].compute_ms += ms  # once, however many of its rows were in it
         complete: list[Pending] = []
         for row, output in zip(batch, outputs, strict=True):
             pending = self._pending.get(row.item_id)
@@ -225,6 +231,7 @@ class OneShotLoop:
             pending.outputs[row.index] = output
             pending.rows_left -= 1
             if not pending.rows_left:
+                pending.finished = self._clock.now()
                 complete.append(pending)
         if complete:
             self._finished.put_nowait(complete)
@@ -254,7 +261,7 @@ class OneShotLoop:
         except ServingError as refused:
             return _failed(item.id, refused)
         except Exception:
-            log.exception("finish_failed", version=item.version, item=item.id)
+            log.exception("finish_failed", version=item.version, request_id=item.request_id)
             return _failed(item.id, ServingError())
         return _done(pending, answer)
 
@@ -282,6 +289,7 @@ def _failed(item_id: int, error: ServingError) -> ItemFailed:
 
 def _done(pending: Pending, answer: Answer) -> ItemDone:
     started = pending.arrived if pending.started is None else pending.started
+    finished = started if pending.finished is None else pending.finished
     return ItemDone(
         id=pending.item.id,
         value=answer.value,
@@ -289,5 +297,5 @@ def _done(pending: Pending, answer: Answer) -> ItemDone:
         input_tokens=answer.usage.input_tokens,
         output_tokens=answer.usage.output_tokens,
         queue_ms=(started - pending.arrived) * 1000,
-        compute_ms=pending.compute_ms,
+        compute_ms=(finished - started) * 1000,
     )

@@ -122,7 +122,11 @@ class Supervisor:
         if state is not ServingState.READY or self._handle is None:
             raise _unavailable(version, state, reason)
         self._admission.acquire()
-        outcome = self._handle.submit(version, text, parameters, timeout_ms)
+        try:
+            outcome = self._handle.submit(version, text, parameters, timeout_ms)
+        except Exception:
+            self._admission.release(self._clock.now())
+            raise
         outcome.add_done_callback(lambda _: self._admission.release(self._clock.now()))
         return outcome
 

@@ -5,6 +5,10 @@ import struct
 from collections.abc import Callable
 from typing import cast
 
+import structlog
+
+log = structlog.get_logger()
+
 MAX_FRAME_BYTES = 256 * 2**20
 _LENGTH = struct.Struct(">I")
 
@@ -59,7 +63,8 @@ class Wire(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         try:
             frames = self._reader.feed(data)
-        except BrokenStream:
+        except BrokenStream as error:
+            log.error("stream_broken", error=str(error))
             self.close()
             return
         if frames:
