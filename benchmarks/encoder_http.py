@@ -182,9 +182,9 @@ async def main() -> None:
     warn_when_busy()
     threads = len(os.sched_getaffinity(0))
     texts = texts_of_lognormal_length(options.texts, seed=1)
-    with running_server() as base:
+    with running_server() as server:
         limits = httpx.Limits(max_connections=64)
-        async with httpx.AsyncClient(base_url=base, timeout=60, limits=limits) as client:
+        async with httpx.AsyncClient(base_url=server.url, timeout=60, limits=limits) as client:
             calibration = (await client.get("/models")).json()
             print(_calibration(calibration))
             await throughput(InProcess(threads, 1), client, texts, options.rounds)

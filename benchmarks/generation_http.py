@@ -102,9 +102,9 @@ async def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
     warn_when_busy()
-    with running_server() as base:
+    with running_server() as server:
         limits = httpx.Limits(max_connections=64)
-        async with httpx.AsyncClient(base_url=base, timeout=120, limits=limits) as client:
+        async with httpx.AsyncClient(base_url=server.url, timeout=120, limits=limits) as client:
             bare = Bare(len(os.sched_getaffinity(0)))
             print("tokens per second: median (range)")
             for at_once in AT_ONCE:

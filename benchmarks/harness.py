@@ -1,20 +1,15 @@
 """What the benchmarks share: a real server process, texts of realistic lengths, a quiet machine."""
 
 import contextlib
-import json
 import os
 import random
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import httpx
+from tests.e2e.serving import ServerProcess
 
-READY_WITHIN_S = 180
 WORDS = (
     "the service was slow but food came hot and staff were kind we waited long for a table near "
     "window my phone broke after two days battery is great screen looks sharp price seems fair "
@@ -24,40 +19,15 @@ WORDS = (
 
 
 @contextlib.contextmanager
-def running_server(**settings: str) -> Iterator[str]:
-    """The base address of a server of its own, ready; it is stopped at the end."""
-    environment = {**os.environ, "HOST": "127.0.0.1", "PORT": "0", "LOG_FORMAT": "json"}
-    environment |= {"LOG_LEVEL": "info", **settings}
-    with tempfile.NamedTemporaryFile("w+", suffix=".log") as log:
-        command = [sys.executable, "-m", "app.main"]
-        process = subprocess.Popen(command, env=environment, stderr=log)
+def running_server(**settings: object) -> Iterator[ServerProcess]:
+    """A server of its own, ready; it is stopped at the end."""
+    with tempfile.TemporaryDirectory() as folder:
+        server = ServerProcess(Path(folder), **settings)
         try:
-            base = f"http://127.0.0.1:{_port(Path(log.name), process)}"
-            _wait_until_ready(base, process)
-            yield base
+            server.until_ready()
+            yield server
         finally:
-            process.terminate()
-            process.wait(timeout=60)
-
-
-def _port(log: Path, process: subprocess.Popen[bytes]) -> int:
-    deadline = time.monotonic() + READY_WITHIN_S
-    while time.monotonic() < deadline and process.poll() is None:
-        for line in log.read_text().splitlines():
-            event = json.loads(line)
-            if event.get("event") == "listening":
-                return int(event["port"])
-        time.sleep(0.05)
-    raise SystemExit(f"the server did not start:\n{log.read_text()}")
-
-
-def _wait_until_ready(base: str, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + READY_WITHIN_S
-    while time.monotonic() < deadline and process.poll() is None:
-        if httpx.get(f"{base}/health/ready").status_code == 200:
-            return
-        time.sleep(0.1)
-    raise SystemExit(f"the server did not become ready: {httpx.get(f'{base}/health').text}")
+            server.end()
 
 
 def texts_of_lognormal_length(count: int, seed: int) -> list[str]:

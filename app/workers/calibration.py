@@ -23,7 +23,7 @@ from app.scheduling.cost_model import CostModel, Sample
 
 log = structlog.get_logger()
 
-REPEATS = 3
+REPEATS = 5
 FIRST_TOKEN_ID = 1000  # an ordinary word in every vocabulary we serve
 
 _Positive = Annotated[int, msgspec.Meta(gt=0)]
@@ -87,7 +87,7 @@ def candidate_plans(cpu_threads: int) -> list[StreamPlan]:
 
 
 def measure(runtime: OneShotRuntime, max_rows: int) -> Calibration:
-    """Median times of a grid of shapes with every stream busy, and what follows from them."""
+    """Times of a grid of shapes with every stream busy, and what follows from them."""
     plan, max_tokens = runtime.plan, runtime.tokenizer.max_tokens
     with ThreadPoolExecutor(plan.streams) as threads:
         samples = [
@@ -109,7 +109,10 @@ def measure(runtime: OneShotRuntime, max_rows: int) -> Calibration:
 def _time_shape(
     runtime: OneShotRuntime, threads: ThreadPoolExecutor, rows: int, tokens: int
 ) -> float:
-    """Median milliseconds of one batch while every stream runs one like it."""
+    """Milliseconds of one batch while every stream runs one like it.
+
+    The best of several tries, each the median of the streams: noise only ever adds.
+    """
     batch = [[FIRST_TOKEN_ID + row] * tokens for row in range(rows)]
 
     def timed(_: int) -> float:
@@ -119,7 +122,7 @@ def _time_shape(
 
     streams = range(runtime.plan.streams)
     list(threads.map(timed, streams))  # the first run of a shape compiles its kernels
-    return median(ms for _ in range(REPEATS) for ms in threads.map(timed, streams))
+    return min(median(threads.map(timed, streams)) for _ in range(REPEATS))
 
 
 def _read(path: Path) -> Calibration | None:
