@@ -18,7 +18,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -89,12 +89,13 @@ class Labelled:
 class Graded:
     """A text with the mean rating of some twenty people, from -4 to 4.
 
-    group: the review or article that a snippet was cut from; texts of one group must not be
-    spread over training and test.
+    votes: shares of them who rated it below, at and above zero. group: the review or article
+    that a snippet was cut from; texts of one group must not be spread over training and test.
     """
 
     text: str
     rating: float
+    votes: tuple[float, float, float]
     domain: str
     group: str
 
@@ -187,19 +188,34 @@ def graded_texts() -> list[Graded]:
     """Tweets and snippets of reviews and editorials. Hutto and Gilbert, ICWSM 2014."""
     inner = "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz"
     blob = _tar_file(archive(GRADED), inner)
+
+    def table(name: str) -> Iterator[list[str]]:
+        text = _tar_file(io.BytesIO(blob), f"hutto_ICWSM_2014/{name}.txt")
+        lines = text.decode("utf-8-sig", errors="replace").splitlines()
+        return (line.split("\t") for line in lines)
+
     return [
         row
         for domain, name in _GRADED_FILES.items()
         for row in _graded_rows(
-            _tar_file(io.BytesIO(blob), f"hutto_ICWSM_2014/{name}_GroundTruth.txt"), domain
+            domain, table(f"{name}_GroundTruth"), table(f"{name}_anonDataRatings")
         )
     ]
 
 
-def _graded_rows(table: bytes, domain: str) -> Iterator[Graded]:
-    for line in table.decode("utf-8", errors="replace").splitlines():
-        number, rating, text = line.split("\t", 2)
-        yield Graded(text.strip(), float(rating), domain, f"{domain} {number.split('_')[0]}")
+def _graded_rows(
+    domain: str, texts: Iterable[list[str]], ratings: Iterable[list[str]]
+) -> Iterator[Graded]:
+    votes = {number: _votes(json.loads(given)) for number, _, _, given in ratings}
+    for number, rating, *text in texts:
+        group = f"{domain} {number.split('_')[0]}"
+        yield Graded("\t".join(text).strip(), float(rating), votes[number], domain, group)
+
+
+def _votes(ratings: list[int]) -> tuple[float, float, float]:
+    signs = [(rating > 0) - (rating < 0) for rating in ratings]
+    below, at, above = (signs.count(sign) / len(signs) for sign in (-1, 0, 1))
+    return below, at, above
 
 
 def papers(split: Literal["train", "val", "test"]) -> list[Paper]:

@@ -115,16 +115,20 @@ class _Keys:
     """
 
     def __init__(self, mask: ov.Node) -> None:
-        tokens = op.gather(op.shape_of(mask), _ints(1), _index(0))
-        self._missing = op.floor_mod(op.negative(tokens), _ints(_LANES))
+        self._tokens = op.gather(op.shape_of(mask), _ints(1), _index(0))
+        self._missing = op.floor_mod(op.negative(self._tokens), _ints(_LANES))
         fill = op.concat([_ints(0), self._missing], 0)
         padded = op.pad(mask, _ints(0, 0), fill, "constant", _index(0))
         self.allowed = op.unsqueeze(op.convert(padded, "boolean"), _ints(1, 2))
 
     def fill(self, vectors: ov.Node) -> ov.Node:
-        """vectors: [rows, heads, tokens, head width], filled up with zeros."""
-        end = op.concat([_ints(0, 0), self._missing, _ints(0)], 0)
-        return op.pad(vectors, _ints(0, 0, 0, 0), end, "constant", np.float32(0))
+        """vectors: [rows, tokens, 3, heads, head width], filled up with zeros."""
+        end = op.concat([_ints(0), self._missing, _ints(0, 0, 0)], 0)
+        return op.pad(vectors, _ints(0, 0, 0, 0, 0), end, "constant", np.float32(0))
+
+    def unfill(self, vectors: ov.Node) -> ov.Node:
+        """vectors: [rows, tokens, width]; only the products around attention go without filling."""
+        return op.slice(vectors, _ints(0), self._tokens, _ints(1), _ints(1))
 
 
 def _build(weights: _Weights) -> ov.Model:
@@ -188,13 +192,11 @@ def _attention(weights: _Weights, name: str, hidden: ov.Node, keys: _Keys) -> ov
         _ints(0, 0, 3, width // weights.head_width, weights.head_width),
         True,
     )
-    by_part = op.transpose(heads, _ints(2, 0, 3, 1, 4))
+    by_part = op.transpose(keys.fill(heads), _ints(2, 0, 3, 1, 4))
     query, key, value = (op.gather(by_part, _index(part), _index(0)) for part in range(3))
-    mixed = op.scaled_dot_product_attention(
-        query, keys.fill(key), keys.fill(value), keys.allowed, causal=False
-    )
+    mixed = op.scaled_dot_product_attention(query, key, value, keys.allowed, causal=False)
     joined = op.reshape(op.transpose(mixed, _ints(0, 2, 1, 3)), _ints(0, 0, width), True)
-    return _product(joined, weights.linear(f"{name}output.dense"))
+    return _product(keys.unfill(joined), weights.linear(f"{name}output.dense"))
 
 
 def _product(data: ov.Node, linear: _Linear) -> ov.Node:
