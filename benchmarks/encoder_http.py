@@ -8,18 +8,22 @@ of one thread, head applied. HTTP is the same texts through `/infer/batch` (64 e
 8 calls at once), and through `/infer` (one text a call, 32 at once; this includes the client's
 own cost on the same cores). Rounds alternate; medians are compared.
 
-Latency: one text at a time on the idle server, beside the same call in-process.
+Latency: one text at a time on the idle server, over one connection of the standard library's
+client, beside the same call in-process; blocks of 20 alternate.
 
 Every answer is compared: same label, scores within 1e-3.
 """
 
 import argparse
 import asyncio
+import http.client
+import json
 import os
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any
 
 import httpx
@@ -152,18 +156,28 @@ async def throughput(
     print(f"  largest difference of any score: {worst:.1e}")
 
 
-async def latency(bare: InProcess, client: httpx.AsyncClient, texts: Sequence[str]) -> None:
-    inside, outside = [], []
-    for text in texts[:20]:  # warm up
-        bare.one(text)
-        await through_singles(client, [text])
-    for text in texts:
-        started = time.perf_counter()
-        bare.one(text)
-        inside.append((time.perf_counter() - started) * 1000)
-        started = time.perf_counter()
-        await through_singles(client, [text])
-        outside.append((time.perf_counter() - started) * 1000)
+def latency(bare: InProcess, port: int, texts: Sequence[str]) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", port)
+
+    def through_http(text: str) -> None:
+        body = json.dumps({"text": text, "model": "sentiment"})
+        connection.request("POST", "/infer", body, {"Content-Type": "application/json"})
+        json.loads(connection.getresponse().read())
+
+    def timed(call: Callable[[str], object], block: Sequence[str]) -> list[float]:
+        marks = [time.perf_counter()]
+        for text in block:
+            call(text)
+            marks.append(time.perf_counter())
+        return [(end - start) * 1000 for start, end in pairwise(marks)]
+
+    inside: list[float] = []
+    outside: list[float] = []
+    timed(bare.one, texts[:20])  # warm up
+    timed(through_http, texts[:20])
+    for at in range(0, len(texts), 20):
+        inside += timed(bare.one, texts[at : at + 20])
+        outside += timed(through_http, texts[at : at + 20])
     bound = [1.15 * ms + 3 for ms in inside]
     print(f"\nlone request on an idle server, {len(texts)} texts       median ms   90th percentile")
     for name, values in (("in-process", inside), ("/infer", outside), ("1.15 x + 3 ms", bound)):
@@ -189,7 +203,7 @@ async def main() -> None:
             print(_calibration(calibration))
             await throughput(InProcess(threads, 1), client, texts, options.rounds)
             plan = _plan(calibration)
-            await latency(InProcess(*plan), client, texts[:200])
+            latency(InProcess(*plan), server.port, texts[:400])
 
 
 def _calibration(models: dict[str, Any]) -> dict[str, Any]:

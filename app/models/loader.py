@@ -31,7 +31,7 @@ from app.workers.turns import LoadingTurns
 
 log = structlog.get_logger()
 
-CALIBRATION_FORMAT = "1"
+CALIBRATION_FORMAT = "2"  # raise it when the same measurement would lead elsewhere
 
 
 @dataclass(frozen=True, slots=True)

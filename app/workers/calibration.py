@@ -23,7 +23,7 @@ from app.scheduling.cost_model import CostModel, Sample
 
 log = structlog.get_logger()
 
-SECONDS_PER_SHAPE = 0.2
+SECONDS_PER_SHAPE = 0.1
 BATCHES_PER_TRY = 3
 # All threads on one batch wait for the slowest of them, which a busy machine makes slow; what
 # calibration sees on an idle one must therefore promise more than separate streams do.

@@ -4,10 +4,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.scheduling.calibrate import TOKEN_BUDGETS, Choice, choose, grid, realistic_lengths
+from app.scheduling.calibrate import (
+    HANDLING_MS,
+    TOKEN_BUDGETS,
+    Choice,
+    choose,
+    grid,
+    realistic_lengths,
+)
 from app.scheduling.cost_model import CostModel, Sample
 
-LINEAR = CostModel(0.0, 0.05, 0.0)  # a batch of two costs exactly two batches of one
+LINEAR = CostModel(0.0, 5.0, 0.0)  # a batch of two costs two of one; handling is nothing to it
 COSTLY_START = CostModel(5.0, 0.01, 0.0)  # what every batch pays dwarfs what a token costs
 
 
@@ -52,16 +59,18 @@ def test_budget_grows_until_full_batches_fit_where_starting_a_batch_is_dear():
     assert large.limits.max_padded_tokens >= 1024
 
 
-def test_choice_carries_the_bounds_it_was_given_and_the_fitted_costs():
+def test_choice_carries_the_bounds_it_was_given_and_counts_the_handling_of_a_batch():
     choice = chosen_on(COSTLY_START)
 
     assert (choice.limits.max_rows, choice.limits.max_hold_s) == (8, 0.1)
-    assert choice.cost.predict_ms(3, 100) == pytest.approx(COSTLY_START.predict_ms(3, 100))
+    assert choice.cost.predict_ms(3, 100) == pytest.approx(
+        COSTLY_START.predict_ms(3, 100) + HANDLING_MS
+    )
 
 
 def test_pace_is_what_the_machine_does_on_those_lengths():
-    """Linear costs without a fixed part: padding aside, 0.05 ms per token are 20,000 per second."""
+    """Linear costs without a fixed part: padding aside, 5 ms per token are 200 per second."""
     one, two = chosen_on(LINEAR), chosen_on(LINEAR, streams=2)
 
-    assert 0.9 * 20_000 < one.tokens_per_s <= 20_000
+    assert 0.9 * 200 < one.tokens_per_s <= 200
     assert two.tokens_per_s == pytest.approx(2 * one.tokens_per_s)
