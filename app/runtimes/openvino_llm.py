@@ -32,7 +32,9 @@ class GenAiTokenizer:
         self._tokenizer = tokenizer
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text as it stands, no token added."""
+        """Token ids of each text as it stands, no token added; cut at the checkpoint's own context,
+        which is never less than `max_tokens`.
+        """
         return [
             self._tokenizer.encode(text, add_special_tokens=False).input_ids.data[0].tolist()
             for text in texts

@@ -96,8 +96,8 @@ def _new_tokens(prompt: int, parameters: Mapping[str, Any], context: int) -> int
         )
     if prompt >= context:
         raise InputTooLong(
-            f"text has {prompt} tokens, the model takes at most {context - 1} and must have room "
-            "to continue; shorten text"
+            f"text has at least {prompt} tokens, the model takes at most {context - 1} and needs "
+            "room to continue; shorten text"
         )
     if max_length is not None:
         if max_length <= prompt:

@@ -1,13 +1,13 @@
 """The worker's loop for models that generate: continuous batching, one step for all at a time.
 
-The way of an item: `submit` notes it -> tokenised off the loop -> waits in the step scheduler ->
-joins before some step -> after its last token the task makes the answer -> `reply`. Between two
-steps the loop reads messages, so callers come and go once per token.
+The way of an item: `submit` tokenises it -> it waits in the step scheduler -> joins before some
+step -> after its last token the task makes the answer -> `reply`. Between two steps the loop reads
+messages, so callers come and go once per token. Nothing is done in another thread: a step holds
+the interpreter (docs/adr/0004), and a thread that tokenises would wait for several.
 """
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import structlog
@@ -56,15 +56,14 @@ class GeneratingLoop:
         self._reply = reply
         self._clock = clock
         self._pending: dict[int, Pending] = {}
-        self._arrivals: asyncio.Queue[list[Pending]] = asyncio.Queue()
         self._wake = asyncio.Event()
         self._batches: list[BatchRan] = []
 
     def submit(self, items: Iterable[WireItem]) -> None:
         now = self._clock.now()
-        group = [Pending(item, self._tasks[item.version], now) for item in items]
-        self._pending.update((pending.item.id, pending) for pending in group)
-        self._arrivals.put_nowait(group)
+        for item in items:
+            pending = self._pending[item.id] = Pending(item, self._tasks[item.version], now)
+            self._enqueue(pending, self._prepare(pending))
 
     def cancel(self, ids: Iterable[int]) -> None:
         for item_id in ids:
@@ -87,23 +86,18 @@ class GeneratingLoop:
 
     async def run(self) -> None:
         """Serve until cancelled."""
-        with ThreadPoolExecutor(1, "prepare") as thread:
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._prepare_arrivals(thread))
-                tasks.create_task(self._step_forever())
-
-    async def _prepare_arrivals(self, thread: ThreadPoolExecutor) -> None:
-        loop = asyncio.get_running_loop()
         while True:
-            group = await self._arrivals.get()
-            results = await loop.run_in_executor(thread, self._prepare, group)
-            for pending, result in zip(group, results, strict=True):
-                self._enqueue(pending, result)
+            if not self._scheduler.waiting and not self._scheduler.running:
+                self._wake.clear()  # safe: no await since the scheduler was looked at
+                await self._wake.wait()
+            await self._lease.acquire(self._runtime.threads)
+            try:
+                self._step()
+            finally:
+                self._lease.release(self._runtime.threads)
+            await asyncio.sleep(0)  # messages are read between steps
 
-    def _prepare(self, group: Sequence[Pending]) -> list[GenerationPlan | ServingError]:
-        return [self._prepare_one(pending) for pending in group]
-
-    def _prepare_one(self, pending: Pending) -> GenerationPlan | ServingError:
+    def _prepare(self, pending: Pending) -> GenerationPlan | ServingError:
         item = pending.item
         try:
             return pending.task.prepare(item.text, item.parameters, self._runtime.tokenizer)
@@ -115,8 +109,6 @@ class GeneratingLoop:
 
     def _enqueue(self, pending: Pending, result: GenerationPlan | ServingError) -> None:
         item_id = pending.item.id
-        if item_id not in self._pending:  # its caller left meanwhile
-            return
         if isinstance(result, ServingError):
             self._fail([item_id], result)
             return
@@ -126,18 +118,6 @@ class GeneratingLoop:
         if not self._scheduler.add(waiting):
             self._fail([item_id], _too_large(result, self._scheduler.max_tokens))
         self._wake.set()
-
-    async def _step_forever(self) -> None:
-        while True:
-            if not self._scheduler.waiting and not self._scheduler.running:
-                self._wake.clear()  # safe: no await since the scheduler was looked at
-                await self._wake.wait()
-            await self._lease.acquire(self._runtime.threads)
-            try:
-                self._step()
-            finally:
-                self._lease.release(self._runtime.threads)
-            await asyncio.sleep(0)  # messages are read between steps
 
     def _step(self) -> None:
         now = self._clock.now()

@@ -56,7 +56,7 @@ def test_limits_may_use_the_context_to_its_last_token():
     [
         (3, {"max_length": 9, "max_new_tokens": 3}, InvalidRequest, "exclude each other"),
         (10, {"max_length": 10}, InvalidRequest, r"max_length is 10, but text alone has 10"),
-        (CONTEXT, {}, InputTooLong, "text has 100 tokens, the model takes at most 99"),
+        (CONTEXT, {}, InputTooLong, "text has at least 100 tokens, the model takes at most 99"),
         (10, {"max_new_tokens": 91}, InputTooLong, "10 tokens and 91 more .* 100; .* by 1$"),
         (10, {"max_length": 101}, InputTooLong, "10 tokens and 91 more"),
         (3, {"num_return_sequences": 2, "temperature": 0}, InvalidRequest, "temperature 0"),

@@ -247,10 +247,8 @@ async def test_a_broken_step_ends_the_loop():
     task = asyncio.create_task(bench.loop.run())
     bench.submit("a", 3)
     async with asyncio.timeout(GUARD_S):
-        with pytest.raises(ExceptionGroup) as broken:
+        with pytest.raises(RuntimeError, match="on fire"):
             await task
-
-    assert broken.group_contains(RuntimeError, match="on fire")
 
 
 async def test_several_sequences_of_a_prompt_come_back_as_a_list():
