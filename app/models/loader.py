@@ -165,6 +165,7 @@ def _load_message(
         max_batch_size=settings.max_batch_size,
         batch_timeout_ms=settings.batch_timeout_ms,
         calibration_path=_calibration_path(first, root, settings),
+        prepared_path=str(root / "prepared" / _key_of(_shaped_by_files(first))),
         log_format=settings.log_format,
         log_level=settings.effective_log_level,
     )
@@ -182,17 +183,26 @@ def _calibration_path(spec: ModelSpec, root: Path, settings: Settings) -> str:
 
 def _calibration_key(spec: ModelSpec, settings: Settings) -> str:
     """Everything that shapes a measurement: files, runtime, options, limits, processor."""
-    shaped_by = [
-        CALIBRATION_FORMAT,
-        [file.sha256 for file in spec.artefact.files],
-        spec.runtime,
-        package_version("openvino"),
-        sorted(spec.runtime_options.items()),
-        settings.cpu_threads,
-        settings.max_batch_size,
-        _processor(),
-    ]
-    return hashlib.sha256(msgspec.json.encode(shaped_by)).hexdigest()[:32]
+    return _key_of(
+        [
+            CALIBRATION_FORMAT,
+            *_shaped_by_files(spec),
+            sorted(spec.runtime_options.items()),
+            settings.cpu_threads,
+            settings.max_batch_size,
+            _processor(),
+        ]
+    )
+
+
+def _shaped_by_files(spec: ModelSpec) -> list[object]:
+    """What a runtime makes of the files depends on them and on its library."""
+    files = [file.sha256 for file in spec.artefact.files]
+    return [files, spec.runtime, package_version("openvino-genai")]
+
+
+def _key_of(parts: Sequence[object]) -> str:
+    return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:32]
 
 
 def _processor() -> str:

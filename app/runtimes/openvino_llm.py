@@ -5,22 +5,29 @@ prompts in chunks between them; it holds the interpreter while it computes, so i
 directly on the worker's loop. Tokens stay inside the pipeline until a sequence has ended.
 """
 
+import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import openvino as ov
 import openvino_genai as genai
+import structlog
 from openvino_genai import py_openvino_genai as native
 
 from app.core.errors import CannotLoad
 from app.core.inference import Generated, Sampling, TokenIds
 from app.runtimes.base import StepOutcome, StreamPlan
 
+log = structlog.get_logger()
+
 DEFAULT_CACHE_GB = 1
 CACHE_TOKENS_PER_GB = 40_000  # lower bound for a 135M model's cache at 8 bits
 CHUNK_TOKENS = 256
-WARM_UP_ROWS = (1, 8)
+LIBRARY_ERRORS = (RuntimeError, IndexError, ValueError)  # what it raises for a broken file
+PREPARED_FILES = ("openvino_model.xml", "openvino_tokenizer.xml", "openvino_detokenizer.xml")
 WARM_UP_PROMPT = range(100, 116)  # any ordinary tokens
 
 
@@ -49,6 +56,7 @@ class GenAiTokenizer:
 class OpenVinoLlm:
     """Continuous batching of one decoder model. Not thread-safe: one loop calls it.
 
+    prepared: where the model is kept in OpenVINO's own form after the first load of a GGUF file.
     options: max_tokens (context), cache_gb (size of the key-value cache).
     """
 
@@ -57,21 +65,13 @@ class OpenVinoLlm:
         files: Mapping[str, str],
         *,
         plan: StreamPlan,
+        prepared: Path | None = None,
         max_tokens: int,
         cache_gb: int = DEFAULT_CACHE_GB,
     ) -> None:
         self.threads = plan.threads
         self.max_running_tokens = cache_gb * CACHE_TOKENS_PER_GB
-        scheduler = genai.SchedulerConfig()
-        scheduler.cache_size = cache_gb
-        scheduler.max_num_batched_tokens = CHUNK_TOKENS
-        scheduler.dynamic_split_fuse = True
-        try:
-            self._pipeline = genai.ContinuousBatchingPipeline(
-                files["model"], scheduler, "CPU", {"INFERENCE_NUM_THREADS": plan.threads}
-            )
-        except RuntimeError as error:
-            raise CannotLoad(f"OpenVINO GenAI cannot read {files['model']}: {error}") from error
+        self._pipeline = open_pipeline(Path(files["model"]), prepared, cache_gb, plan.threads)
         self.tokenizer = GenAiTokenizer(self._pipeline.get_tokenizer(), max_tokens)
         self._eos = self._pipeline.get_tokenizer().get_eos_token_id()
         self._handles: dict[int, Any] = {}
@@ -99,12 +99,10 @@ class OpenVinoLlm:
         return StepOutcome(finished, tokens)
 
     def _warm_up(self) -> None:
-        """Generate a little, so that no caller pays for the first run of each kernel."""
-        for rows in WARM_UP_ROWS:
-            for row in range(rows):
-                self.add(row, WARM_UP_PROMPT, Sampling(max_new_tokens=2))
-            while self._handles:
-                self.step()
+        """Generate a little, so that no caller pays for the first run of the kernels."""
+        self.add(0, WARM_UP_PROMPT, Sampling(max_new_tokens=2))
+        while self._handles:
+            self.step()
 
     def _config(self, sampling: Sampling) -> Any:
         config = genai.GenerationConfig()
@@ -122,6 +120,58 @@ class OpenVinoLlm:
             if sampling.top_k is not None:
                 config.top_k = sampling.top_k
         return config
+
+
+def open_pipeline(model: Path, prepared: Path | None, cache_gb: int, threads: int) -> Any:
+    """The pipeline over `prepared` if it is there; otherwise over `model`, filling `prepared`.
+
+    Reading a GGUF file takes twice as long as reading what became of it. Raises CannotLoad.
+    """
+    if prepared is not None and prepared.is_dir():
+        try:
+            return _pipeline(prepared, cache_gb, threads)
+        except LIBRARY_ERRORS as error:
+            log.warning("prepared_model_damaged", path=str(prepared), error=str(error))
+            shutil.rmtree(prepared, ignore_errors=True)
+    try:
+        if prepared is not None:
+            _prepare(model, prepared)
+        source = prepared if prepared is not None and prepared.is_dir() else model
+        return _pipeline(source, cache_gb, threads)
+    except LIBRARY_ERRORS as error:
+        raise CannotLoad(f"OpenVINO GenAI cannot read {model}: {error}") from error
+
+
+def _pipeline(source: Path, cache_gb: int, threads: int, **saving: bool) -> Any:
+    scheduler = genai.SchedulerConfig()
+    scheduler.cache_size = cache_gb
+    scheduler.max_num_batched_tokens = CHUNK_TOKENS
+    scheduler.dynamic_split_fuse = True
+    properties = {"INFERENCE_NUM_THREADS": threads, **saving}
+    return genai.ContinuousBatchingPipeline(str(source), scheduler, "CPU", properties, saving)
+
+
+def _prepare(model: Path, prepared: Path) -> None:
+    """Fill the folder in one move; a store that cannot be written costs time, no more.
+
+    The library writes beside the file that it reads, hence the link in a folder of its own.
+    """
+    try:
+        prepared.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=prepared.parent, prefix="unfinished-") as folder:
+            draft = Path(folder) / "draft"
+            draft.mkdir()
+            link = draft / "model.gguf"
+            link.symlink_to(model)
+            _pipeline(link, DEFAULT_CACHE_GB, 1, enable_save_ov_model=True)
+            link.unlink()
+            missing = [name for name in PREPARED_FILES if not (draft / name).is_file()]
+            if missing:
+                raise OSError(f"the library did not write {', '.join(missing)}")
+            draft.rename(prepared)
+    except OSError as error:
+        if not prepared.is_dir():  # another server may have been faster
+            log.warning("model_not_prepared", path=str(prepared), error=str(error))
 
 
 def _has_ended(handle: Any) -> bool:

@@ -105,7 +105,8 @@ def _generating(load: Load, lease: LeaseClient, reply: Reply) -> tuple[WorkLoop,
     tasks, refused = _tasks(load)
     make = runtime_class(load.runtime)
     plan = StreamPlan(streams=1, threads=load.cpu_threads)
-    runtime = make(load.files, plan=plan, **load.options)
+    prepared = Path(load.prepared_path) if load.prepared_path else None
+    runtime = make(load.files, plan=plan, prepared=prepared, **load.options)
     work = GeneratingLoop(
         runtime=runtime,
         tasks=tasks,

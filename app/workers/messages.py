@@ -25,6 +25,7 @@ class Load(Struct, frozen=True, tag=True):
     """First message: what to load.
 
     calibration_path: where the result is kept between starts; empty where nothing is calibrated.
+    prepared_path: folder for what the runtime makes of the files, to start faster the next time.
     """
 
     artefact: str
@@ -36,6 +37,7 @@ class Load(Struct, frozen=True, tag=True):
     max_batch_size: int
     batch_timeout_ms: float
     calibration_path: str
+    prepared_path: str
     log_format: str
     log_level: str
 

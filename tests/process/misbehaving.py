@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -156,7 +157,9 @@ class CountsToThree:
 
     max_running_tokens = 1000
 
-    def __init__(self, files: Mapping[str, str], *, plan: StreamPlan) -> None:
+    def __init__(
+        self, files: Mapping[str, str], *, plan: StreamPlan, prepared: Path | None = None
+    ) -> None:
         self.tokenizer = Characters()
         self.threads = plan.threads
         self._prompts: dict[int, str] = {}

@@ -42,6 +42,7 @@ def load(runtime: str, folder: Path, *, streams: int = 1, threads: int = 1, **op
         max_batch_size=1,
         batch_timeout_ms=0.0,
         calibration_path=str(path),
+        prepared_path="",
         log_format="json",
         log_level="error",
     )

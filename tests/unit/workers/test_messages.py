@@ -39,6 +39,7 @@ TO_WORKER = [
         max_batch_size=8,
         batch_timeout_ms=100.0,
         calibration_path="/store/calibration/1.json",
+        prepared_path="/store/prepared/1",
         log_format="json",
         log_level="info",
     ),
