@@ -75,7 +75,13 @@ def load_calibrated(
         runtime = build(plan)
         with measuring():
             found = measure(runtime, max_rows)
-        log.info("calibrated", **msgspec.structs.asdict(found))
+        log.info(
+            "calibrated",
+            streams=found.streams,
+            threads=found.threads,
+            max_padded_tokens=found.max_padded_tokens,
+            tokens_per_s=round(found.tokens_per_s),
+        )
         if best is None or found.tokens_per_s > LEAST_GAIN_OF_JOINT_THREADS * best[1].tokens_per_s:
             best = (runtime, found)
     if best is None:
