@@ -7,6 +7,7 @@ directly on the worker's loop. Tokens stay inside the pipeline until a sequence 
 
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ DEFAULT_CACHE_GB = 1
 CACHE_TOKENS_PER_GB = 40_000  # lower bound for a 135M model's cache at 8 bits
 CHUNK_TOKENS = 256
 LIBRARY_ERRORS = (RuntimeError, IndexError, ValueError)  # what it raises for a broken file
+UNFINISHED = "unfinished-"
+ABANDONED_AFTER_S = 3600
 PREPARED_FILES = ("openvino_model.xml", "openvino_tokenizer.xml", "openvino_detokenizer.xml")
 WARM_UP_PROMPT = range(100, 116)  # any ordinary tokens
 
@@ -158,7 +161,8 @@ def _prepare(model: Path, prepared: Path) -> None:
     """
     try:
         prepared.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=prepared.parent, prefix="unfinished-") as folder:
+        _remove_abandoned(prepared.parent)
+        with tempfile.TemporaryDirectory(dir=prepared.parent, prefix=UNFINISHED) as folder:
             draft = Path(folder) / "draft"
             draft.mkdir()
             link = draft / "model.gguf"
@@ -172,6 +176,13 @@ def _prepare(model: Path, prepared: Path) -> None:
     except OSError as error:
         if not prepared.is_dir():  # another server may have been faster
             log.warning("model_not_prepared", path=str(prepared), error=str(error))
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """What a worker that was killed while preparing left behind, once nobody can be at it."""
+    for left in folder.glob(f"{UNFINISHED}*"):
+        if time.time() - left.stat().st_mtime > ABANDONED_AFTER_S:
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _has_ended(handle: Any) -> bool:

@@ -1,5 +1,6 @@
 """The generator's model as it is kept between starts, on the real file."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,10 @@ def test_a_prepared_model_says_what_its_file_says_and_a_damaged_one_is_made_agai
     tmp_path: Path, model: str
 ) -> None:
     prepared = tmp_path / "store" / "prepared"
+    abandoned = prepared.parent / "unfinished-long-ago"
+    abandoned.mkdir(parents=True)
+    os.utime(abandoned, (0, 0))
+
     from_file = continuation(model, prepared)
     assert {path.name for path in prepared.iterdir()} >= set(PREPARED_FILES)
     assert [path.name for path in prepared.parent.iterdir()] == ["prepared"]
