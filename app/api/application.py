@@ -75,7 +75,7 @@ def build_app(
     app.include_router(router)
     errors.install(app)
     app.state.openapi = openapi_document(app, settings)
-    return RequestContext(app)
+    return RequestContext(app, settings.allowed_host_names)
 
 
 def openapi_document(app: FastAPI, settings: Settings) -> dict[str, Any]:

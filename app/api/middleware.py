@@ -18,10 +18,12 @@ from app.api.envelope import failure_bytes
 log = structlog.get_logger("app.api")
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
+_HOST_NAME = re.compile(r"\[[^\]]*\]|[^:]*")
 _SECURITY_HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
 )
+_MISDIRECTED = "The request names a host that this server does not answer for (ALLOWED_HOSTS)."
 _PROBES = "/health"
 _NO_STORE = (b"cache-control", b"no-store")
 
@@ -38,21 +40,26 @@ class RequestContext:
     Below it `scope["request_id"]` is the id and `scope["log_fields"]` takes further fields.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, allowed_hosts: frozenset[str] | None = None) -> None:
         self._app = app
+        self._allowed_hosts = allowed_hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        request_id = scope["request_id"] = request_id_from(Headers(scope=scope))
+        headers = Headers(scope=scope)
+        request_id = scope["request_id"] = request_id_from(headers)
         scope["log_fields"] = {}
         # a pipelined request starts inside the context of the one before it
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
         answer = _Answer(send, (b"x-request-id", request_id.encode("ascii")))
         try:
+            if not self._is_ours(scope["path"], headers.get("host", "")):
+                await answer.fail(421, "misdirected", _MISDIRECTED, request_id)
+                return
             await self._app(scope, receive, answer.send)
         except asyncio.CancelledError:  # only a stop whose grace is over cancels requests
             await answer.fail(503, "unavailable", "The server is stopping.", request_id)
@@ -62,6 +69,21 @@ class RequestContext:
         finally:
             duration_ms = 1000 * (time.perf_counter() - started)
             _log_request(scope, answer.status, duration_ms)
+
+    def _is_ours(self, path: str, host: str) -> bool:
+        """A page of a stranger may reach us by a name of its own (DNS rebinding).
+
+        Probes come by address or by a name of the container engine, and tell nothing.
+        """
+        if self._allowed_hosts is None or path.startswith(_PROBES):
+            return True
+        return host_name(host) in self._allowed_hosts
+
+
+def host_name(host: str) -> str:
+    """Without the port: `a.example:80`, `[::1]:80`."""
+    found = _HOST_NAME.match(host)
+    return found[0].lower() if found else ""
 
 
 class _Answer:

@@ -108,6 +108,12 @@ class Settings(BaseSettings):
         default=1000, ge=1, le=100_000, description="Most connections at the same time."
     )
 
+    allowed_hosts: str = Field(
+        default="*",
+        min_length=1,
+        description="Host names that requests may name, separated by commas; *: any.",
+    )
+
     worker_start_timeout_s: float = Field(
         default=120.0, gt=0, le=3600, description="Longest time for a worker to load, in seconds."
     )
@@ -127,6 +133,12 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least level that is logged."
     )
+
+    @property
+    def allowed_host_names(self) -> frozenset[str] | None:
+        """Lower-case names; None where any is allowed."""
+        names = frozenset(name.strip().lower() for name in self.allowed_hosts.split(","))
+        return None if "*" in names else names
 
     @property
     def effective_log_level(self) -> str:
