@@ -159,11 +159,6 @@ def files_of(specs: Iterable[ModelSpec]) -> tuple[ModelFile, ...]:
     return tuple(dict.fromkeys(files))
 
 
-def missing(specs: Iterable[ModelSpec], store: ModelStore) -> list[ModelFile]:
-    """The files that are not there, or not as pinned."""
-    return [file for file in files_of(specs) if store.problem(file) is not None]
-
-
 def fetch_all(specs: Iterable[ModelSpec], store: ModelStore) -> dict[ModelFile, Path]:
     """Verified paths of every file, fetched one after the other. Raises FileUnavailable.
 

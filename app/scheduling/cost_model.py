@@ -36,7 +36,6 @@ class CostModel:
     per_token_ms: float
     per_pair_ms: float
     scale: float = 1.0
-    relative_error: float = 0.0
 
     def predict_ms(self, rows: int, longest: int) -> float:
         """Milliseconds for `rows` rows padded to `longest` tokens."""
@@ -50,12 +49,7 @@ class CostModel:
         predicted = self.predict_ms(sample.rows, sample.longest)
         quotient = min(max(sample.ms / predicted, SCALE_BOUNDS[0]), SCALE_BOUNDS[1])
         scale = self.scale * quotient**SMOOTHING
-        error = self.relative_error + SMOOTHING * (abs(quotient - 1) - self.relative_error)
-        return replace(
-            self,
-            scale=min(max(scale, SCALE_BOUNDS[0]), SCALE_BOUNDS[1]),
-            relative_error=error,
-        )
+        return replace(self, scale=min(max(scale, SCALE_BOUNDS[0]), SCALE_BOUNDS[1]))
 
 
 def fit(samples: Sequence[Sample]) -> CostModel:

