@@ -40,6 +40,11 @@ _FAILURES: dict[int, tuple[str, str, str]] = {  # status: what it means, an exam
         "unsupported_media_type",
         "Content-Type is missing; send JSON as application/json.",
     ),
+    421: (
+        "The request names a host that is not in ALLOWED_HOSTS.",
+        "misdirected",
+        "The request names a host that this server does not answer for (ALLOWED_HOSTS).",
+    ),
     422: (
         "A field is wrong, missing, unknown or out of bounds.",
         "invalid_request",
