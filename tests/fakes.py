@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
@@ -17,6 +17,7 @@ from app.models.spec import Artefact, ModelFile, ModelSpec
 from app.runtimes.base import StepOutcome, StreamPlan
 from app.scheduling.cpu_lease import CpuLeases, Grant, Order
 from app.tasks.base import Prepared
+from app.tasks.catalogue import task_kinds
 from app.workers.lease import LeaseClient
 from app.workers.messages import AskThreads, ItemDone, ItemFailed, ReturnThreads
 from app.workers.supervisor import ServingState, Status, Supervisor
@@ -144,7 +145,13 @@ class SumsTokens:
         self.batches: list[list[TokenIds]] = []
         self._on_run = on_run
 
-    def run(self, rows: Sequence[TokenIds]) -> Vectors:
+    def group_of(self, settings: Any) -> Hashable:
+        return None
+
+    def probe(self, rows: Sequence[TokenIds]) -> None:
+        self.run(rows)
+
+    def run(self, rows: Sequence[TokenIds], settings: Sequence[Any] = ()) -> Vectors:
         self.batches.append(list(rows))
         if self._on_run is not None:
             self._on_run(len(self.batches))
@@ -170,7 +177,7 @@ class BreaksOnWord(SumsTokens):
         super().__init__()
         (self._word,) = self.tokenizer.encode([word])[0]
 
-    def run(self, rows: Sequence[TokenIds]) -> Vectors:
+    def run(self, rows: Sequence[TokenIds], settings: Sequence[Any] = ()) -> Vectors:
         vectors = super().run(rows)
         if any(self._word in row for row in rows):
             raise RuntimeError("the engine choked")
@@ -180,7 +187,7 @@ class BreaksOnWord(SumsTokens):
 class LosesARow(SumsTokens):
     """Returns one vector too few when a batch has several rows."""
 
-    def run(self, rows: Sequence[TokenIds]) -> Vectors:
+    def run(self, rows: Sequence[TokenIds], settings: Sequence[Any] = ()) -> Vectors:
         vectors = super().run(rows)
         return vectors[:-1] if len(rows) > 1 else vectors
 
@@ -204,7 +211,9 @@ class RowPerSentence:
         rows = tuple(tokenizer.encode(sentences))
         return Prepared(rows, sum(map(len, rows)), text)
 
-    def finish(self, prepared: Prepared, outputs: Vectors, parameters: Mapping[str, Any]) -> Answer:
+    def finish(
+        self, prepared: Prepared, outputs: Sequence[Any], parameters: Mapping[str, Any]
+    ) -> Answer:
         if "stumble" in prepared.state:
             raise ZeroDivisionError("a bug in the task")
         sums = [float(vector[0]) for vector in outputs]
@@ -317,6 +326,7 @@ class AnswersWhenTold:
         self.status = Status(ServingState.READY)
         self.refused: dict[str, str] = {}
         self.submitted: list[tuple[str, str, dict[str, Any], float]] = []
+        self.inputs: list[Mapping[str, Any]] = []
         self.waits: list[asyncio.Future[Outcome]] = []
         self.refusal: ServingError | None = None
 
@@ -330,10 +340,16 @@ class AnswersWhenTold:
         return self.status.state, self.status.reason
 
     def submit(
-        self, version: str, text: str, parameters: dict[str, Any], timeout_ms: float
+        self,
+        version: str,
+        text: str,
+        parameters: dict[str, Any],
+        timeout_ms: float,
+        inputs: Mapping[str, Any] | None = None,
     ) -> asyncio.Future[Outcome]:
         if self.refusal is not None:
             raise self.refusal
+        self.inputs += [] if inputs is None else [inputs]
         self.submitted.append((version, text, parameters, timeout_ms))
         self.waits.append(asyncio.get_running_loop().create_future())
         return self.waits[-1]
@@ -343,7 +359,8 @@ def a_spec(key: str, task: str = "embed", *, artefact: str = "minilm", **fields:
     """A version by its `name:version`."""
     name, _, version = key.partition(":")
     file = ModelFile("model", f"file://{artefact}.bin", "0" * 64, 1000)
-    return ModelSpec(name, version, task, Artefact(artefact, (file,), "MIT"), "runtime", **fields)
+    served = Artefact(artefact, (file,), license="MIT")
+    return ModelSpec(name, version, task, served, "runtime", task_kinds(task)[0], **fields)
 
 
 def a_deployment(spec: ModelSpec, supervisor: AnswersWhenTold | None = None) -> Deployment:

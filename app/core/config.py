@@ -61,8 +61,9 @@ class Settings(BaseSettings):
         "cost model says that waiting pays.",
     )
 
-    model_profile: Literal["embedded"] = Field(
-        default="embedded", description="Which of the shipped catalogs to serve."
+    model_profile: Literal["embedded", "hub"] = Field(
+        default="embedded",
+        description="Which of the shipped catalogs to serve; hub needs `make hub` once.",
     )
     model_catalog: Path | None = Field(
         default=None, description="A catalog file of your own, in place of the profile's."
@@ -88,6 +89,12 @@ class Settings(BaseSettings):
     )
     max_text_chars: int = Field(
         default=200_000, ge=1, le=100_000_000, description="Longest input text, in characters."
+    )
+    max_tensor_values: int = Field(
+        default=200_000,
+        ge=0,
+        le=100_000_000,
+        description="Most numbers in all tensors of one request body.",
     )
     max_body_bytes: int = Field(
         default=8 * 2**20, ge=1024, le=2**30, description="Largest request body, in bytes."

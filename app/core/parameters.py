@@ -22,7 +22,8 @@ class Parameter:
     """One request parameter.
 
     minimum and maximum bound a number; max_length bounds a string, or each of `strings`, in
-    characters; max_items bounds `strings`. A parameter whose default is None may be null.
+    characters; max_items bounds `strings`; choices are the only strings that are taken. A
+    parameter whose default is None may be null.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Parameter:
     maximum: float | None = None
     max_length: int | None = None
     max_items: int | None = None
+    choices: tuple[str, ...] | None = None
 
     def describe(self) -> dict[str, Any]:
         """What `/models` shows: every bound that is set."""
@@ -51,6 +53,7 @@ class Parameter:
             self._check_bounds(value)
         if self.kind == "string":
             self._check_length(value)
+            self._check_choice(value)
         if self.kind == "strings":
             self._check_strings(value)
         return float(value) if self.kind == "number" else value
@@ -73,6 +76,10 @@ class Parameter:
     def _check_length(self, value: str) -> None:
         if self.max_length is not None and len(value) > self.max_length:
             raise self._refusal(f"has {len(value)} characters, at most {self.max_length} are taken")
+
+    def _check_choice(self, value: str) -> None:
+        if self.choices is not None and value not in self.choices:
+            raise self._refusal(f"must be one of: {', '.join(self.choices)}")
 
     def _check_strings(self, values: Iterable[Any]) -> None:
         values = list(values)

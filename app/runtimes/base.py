@@ -1,8 +1,8 @@
 """What a runtime must do. Two shapes: one forward pass per row, or one step for all sequences."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from app.core.inference import Generated, Sampling, TokenIds, Tokenizer, Vectors
 
@@ -16,13 +16,28 @@ class StreamPlan:
 
 
 class OneShotRuntime(Protocol):
-    """One forward pass per batch of rows. `run` may be called by `streams` threads at once."""
+    """One pass per batch of rows. `run` may be called by `streams` threads at once.
 
-    tokenizer: Tokenizer
+    tokenizer: None where rows are tensors. A runtime over a graph may also have a `signature`
+    (core/tensors.py), which tasks are checked against.
+    """
+
+    tokenizer: Any
     plan: StreamPlan
 
-    def run(self, rows: Sequence[TokenIds]) -> Vectors:
-        """float32 [rows, width], in the order of `rows`; rows may differ in length."""
+    def group_of(self, settings: Any) -> Hashable:
+        """Rows of different groups never share a batch, for instance because the library takes a
+        parameter per batch and not per row."""
+
+    def run(self, rows: Sequence[Any], settings: Sequence[Any]) -> Sequence[Any] | Vectors:
+        """One output per row, in the order of `rows`; rows may differ in length.
+
+        settings: what the task's `Prepared` says, once per row; all of one group. An encoder's
+        output is float32 [rows, width]; an encoder-decoder's is a tuple of Generated per row.
+        """
+
+    def probe(self, rows: Sequence[TokenIds]) -> None:
+        """Run a batch as calibration times it: the usual work, in little time."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ rules (design: docs/architecture.md):
 2. A batch has at most `max_rows` rows and `max_padded_tokens` padded tokens (rows x longest);
    a single row always fits. Of the batches that hold the oldest waiting row, the one with most
    real tokens per predicted millisecond is taken, so rows of like length meet and nobody starves.
+   Only rows of the oldest one's group come into question.
 3. When several streams are idle, the waiting rows are spread over them.
 """
 
@@ -78,7 +79,8 @@ class Batcher:
     def _best_batch(self, waiting: Sequence[Row], max_rows: int) -> list[Row]:
         """Most real tokens per predicted ms among runs of like length around the oldest row."""
         oldest = waiting[0]
-        by_length = sorted(waiting, key=lambda row: row.tokens)
+        company = (row for row in waiting if row.group == oldest.group)
+        by_length = sorted(company, key=lambda row: row.tokens)
         at = by_length.index(oldest)
         best, best_rate = [oldest], -1.0
         for last in range(at, min(at + max_rows, len(by_length))):

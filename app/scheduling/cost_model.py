@@ -5,6 +5,9 @@ part per padded token and its row's length:
 
     ms = fixed + per_token * rows * longest + per_pair * rows * longest^2
 
+An encoder-decoder's batch costs the same and what it writes, which is not known before; that is in
+the fixed part, because a step reads all weights for however many rows, and in the running scale.
+
 The three are fitted once by calibration (least squares on relative errors); a running scale,
 the quotient of measured and predicted time, smoothed in its logarithm so that a stalled batch
 weighs no more than a quick one, keeps them true afterwards.
@@ -16,7 +19,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 SMOOTHING = 0.05  # weight of the newest batch in the running scale
-SCALE_BOUNDS = (0.2, 5.0)  # one stalled batch must not teach nonsense
+QUOTIENT_BOUNDS = (0.2, 5.0)  # one stalled batch must not teach nonsense
+# Wide, because an encoder-decoder is calibrated on a few tokens and may write twenty times as many.
+SCALE_BOUNDS = (0.05, 20.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +52,7 @@ class CostModel:
     def observe(self, sample: Sample) -> "CostModel":
         """The model after one more measured batch."""
         predicted = self.predict_ms(sample.rows, sample.longest)
-        quotient = min(max(sample.ms / predicted, SCALE_BOUNDS[0]), SCALE_BOUNDS[1])
+        quotient = min(max(sample.ms / predicted, QUOTIENT_BOUNDS[0]), QUOTIENT_BOUNDS[1])
         scale = self.scale * quotient**SMOOTHING
         return replace(self, scale=min(max(scale, SCALE_BOUNDS[0]), SCALE_BOUNDS[1]))
 

@@ -4,20 +4,25 @@ Charter: who waits, and who leaves without having run, is decided here. Which of
 run together is the batcher's business.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of one item. tokens: its length; arrived and deadline: seconds on one clock."""
+    """One row of one item.
+
+    tokens: its length. arrived and deadline: seconds on one clock. group: only rows of one group
+    may share a batch.
+    """
 
     item_id: int
     index: int
     tokens: int
     arrived: float
     deadline: float | None = None
+    group: Hashable = None
 
     def is_expired(self, now: float) -> bool:
         return self.deadline is not None and now >= self.deadline

@@ -2,18 +2,21 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from app.core.clock import MonotonicClock
 from app.core.errors import CannotLoad
+from app.core.tensors import Signature
 from app.runtimes.base import StreamPlan
 from app.runtimes.catalogue import runtime_class
 from app.scheduling.batcher import Batcher
+from app.scheduling.calibrate import DOCUMENTS, TEXTS
 from app.scheduling.engine import StepScheduler
+from app.tasks.base import FitsModel
 from app.tasks.catalogue import build_task, task_info
-from app.workers.calibration import load_calibrated
+from app.workers.calibration import load_calibrated, uncalibrated
 from app.workers.generating import GeneratingLoop
 from app.workers.lease import LeaseClient
 from app.workers.messages import BatchRan, ItemDone, ItemFailed, Load, WireItem
@@ -45,14 +48,17 @@ class WorkLoop(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LoadedFacts:
-    """max_tokens: longest input; shown: how the machine is used, for people.
+    """max_tokens: longest input, None where tokens are not what it takes; shown: how the machine
+    is used, for people.
 
-    refused: versions whose task could not be built, with the reason.
+    refused: versions whose task could not be built, with the reason. signature: of a model that
+    takes tensors.
     """
 
-    max_tokens: int
+    max_tokens: int | None
     shown: dict[str, Any]
     refused: dict[str, str]
+    signature: dict[str, Any] = field(default_factory=dict)
 
 
 def build_loop(
@@ -62,7 +68,7 @@ def build_loop(
 
     Raises CannotLoad when files, options or tasks do not fit together.
     """
-    shapes = {task_info(version.task).shape for version in load.versions}
+    shapes = {task_info(version.task, load.kind).shape for version in load.versions}
     if shapes == {"one_shot"}:
         return _one_shot(load, lease, reply, measuring)
     if shapes == {"generating"}:
@@ -74,15 +80,27 @@ def _one_shot(
     load: Load, lease: LeaseClient, reply: Reply, measuring: Measuring
 ) -> tuple[WorkLoop, LoadedFacts]:
     tasks, refused = _tasks(load)
-    make = runtime_class(load.runtime)
-    runtime, calibration = load_calibrated(
-        lambda plan: make(load.files, plan=plan, **load.options),
-        Path(load.calibration_path),
-        load.cpu_threads,
-        load.max_batch_size,
-        measuring,
+    make = runtime_class(load.runtime, load.kind)
+
+    def build(plan: StreamPlan) -> Any:
+        return make(load.files, plan=plan, **load.options)
+
+    traffic = DOCUMENTS if load.kind == "sequences" else TEXTS
+    runtime, calibration = (
+        load_calibrated(
+            build,
+            Path(load.calibration_path),
+            load.cpu_threads,
+            load.max_batch_size,
+            measuring,
+            traffic,
+        )
+        if load.calibration_path
+        else uncalibrated(build, load.cpu_threads)
     )
-    limits = calibration.limits(load.max_batch_size, load.batch_timeout_ms / 1000)
+    signature: Signature | None = getattr(runtime, "signature", None)
+    refused |= _take_out_misfits(tasks, signature)
+    limits = calibration.limits(load.max_batch_size, load.batch_timeout_ms / 1000, traffic)
     work = OneShotLoop(
         runtime=runtime,
         tasks=tasks,
@@ -98,12 +116,14 @@ def _one_shot(
         "max_padded_tokens": limits.max_padded_tokens,
         "predicted_tokens_per_s": round(calibration.tokens_per_s),
     }
+    if signature is not None and load.kind == "tensors":
+        return work, LoadedFacts(None, shown, refused, signature.describe())
     return work, LoadedFacts(runtime.tokenizer.max_tokens, shown, refused)
 
 
 def _generating(load: Load, lease: LeaseClient, reply: Reply) -> tuple[WorkLoop, LoadedFacts]:
     tasks, refused = _tasks(load)
-    make = runtime_class(load.runtime)
+    make = runtime_class(load.runtime, load.kind)
     plan = StreamPlan(streams=1, threads=load.cpu_threads)
     prepared = Path(load.prepared_path) if load.prepared_path else None
     runtime = make(load.files, plan=plan, prepared=prepared, **load.options)
@@ -130,9 +150,25 @@ def _tasks(load: Load) -> tuple[dict[str, Any], dict[str, str]]:
     for version in load.versions:
         files = {f"{role}_file": path for role, path in version.files.items()}
         try:
-            tasks[version.key] = build_task(version.task, **version.options, **files)
+            tasks[version.key] = build_task(version.task, load.kind, **version.options, **files)
         except CannotLoad as error:
             refused[version.key] = str(error)
     if not tasks:
         raise CannotLoad("; ".join(refused.values()))
     return tasks, refused
+
+
+def _take_out_misfits(tasks: dict[str, Any], signature: Signature | None) -> dict[str, str]:
+    """Tasks that do not fit the graph leave `tasks`; why, by version."""
+    refused: dict[str, str] = {}
+    for key, task in list(tasks.items()):
+        if signature is None or not isinstance(task, FitsModel):
+            continue
+        try:
+            task.fit(signature)
+        except CannotLoad as error:
+            refused[key] = str(error)
+            del tasks[key]
+    if not tasks:
+        raise CannotLoad("; ".join(refused.values()))
+    return refused

@@ -1,8 +1,9 @@
-"""Measures an encoder on this machine at its first load, and remembers the result.
+"""Measures a one-shot model on this machine at its first load, and remembers the result.
 
 Runs in the worker, before it is ready. What is measured is decided by scheduling/calibrate.py; the
 result is kept as JSON beside the model files under a key of everything that shapes it, so a later
-start reads it in no time.
+start reads it in no time. A model whose batches take milliseconds is measured with many of them;
+one whose batches take seconds with few, because a start must not take minutes.
 """
 
 import math
@@ -18,13 +19,16 @@ import structlog
 
 from app.runtimes.base import OneShotRuntime, StreamPlan
 from app.scheduling.batcher import BatchLimits
-from app.scheduling.calibrate import Choice, choose, grid
+from app.scheduling.calibrate import TEXTS, Choice, Traffic, choose, grid
 from app.scheduling.cost_model import CostModel, Sample
 
 log = structlog.get_logger()
 
 SECONDS_PER_SHAPE = 0.1
 BATCHES_PER_TRY = 3
+SLOW_BATCH_S = 0.1  # from here on a batch is timed once more, and by itself
+SECONDS_PER_PLAN = 12.0  # once spent, larger shapes are left to the cost model
+LEAST_SHAPES = 3  # as many as the cost model has parts
 # All threads on one batch wait for the slowest of them, which a busy machine makes slow; what
 # calibration sees on an idle one must therefore promise more than separate streams do.
 LEAST_GAIN_OF_JOINT_THREADS = 1.25
@@ -55,8 +59,9 @@ class Calibration(msgspec.Struct, frozen=True):
     def cost(self) -> CostModel:
         return CostModel(self.fixed_ms, self.per_token_ms, self.per_pair_ms)
 
-    def limits(self, max_rows: int, max_hold_s: float) -> BatchLimits:
-        return BatchLimits(max_rows, self.max_padded_tokens, max_hold_s)
+    def limits(self, max_rows: int, max_hold_s: float, traffic: Traffic = TEXTS) -> BatchLimits:
+        rows = traffic.rows_for(self.streams, max_rows)
+        return BatchLimits(rows, self.max_padded_tokens, max_hold_s)
 
 
 def load_calibrated(
@@ -65,16 +70,20 @@ def load_calibrated(
     cpu_threads: int,
     max_rows: int,
     measuring: Callable[[], AbstractContextManager[None]],
+    traffic: Traffic = TEXTS,
 ) -> tuple[OneShotRuntime, Calibration]:
     """The runtime in the plan that suits the machine; measures only when `path` has no result."""
     known = _read(path)
     if known is not None:
         return build(known.plan), known
-    best: tuple[OneShotRuntime, Calibration] | None = None
-    for plan in candidate_plans(cpu_threads):
+    runtime: OneShotRuntime | None = None
+    best: Calibration | None = None
+    best_worth = 0.0
+    for plan in candidate_plans(cpu_threads, traffic.max_streams):
+        runtime = None  # the weights of one at a time
         runtime = build(plan)
         with measuring():
-            found = measure(runtime, max_rows)
+            found = measure(runtime, max_rows, traffic)
         log.info(
             "calibrated",
             streams=found.streams,
@@ -82,29 +91,49 @@ def load_calibrated(
             max_padded_tokens=found.max_padded_tokens,
             tokens_per_s=round(found.tokens_per_s),
         )
-        if best is None or found.tokens_per_s > LEAST_GAIN_OF_JOINT_THREADS * best[1].tokens_per_s:
-            best = (runtime, found)
-    if best is None:
+        worth = traffic.worth(found.cost, found.tokens_per_s, runtime.tokenizer.max_tokens)
+        if best is None or worth > LEAST_GAIN_OF_JOINT_THREADS * best_worth:
+            best, best_worth = found, worth
+    if runtime is None or best is None:
         raise ValueError("no way of cutting up the CPU to choose from")
-    _write(path, best[1])
-    return best
+    _write(path, best)
+    if runtime.plan != best.plan:
+        runtime = None
+        runtime = build(best.plan)
+    return runtime, best
 
 
-def candidate_plans(cpu_threads: int) -> list[StreamPlan]:
-    """One batch on all threads, or as many single-threaded batches as there are threads."""
-    plans = [StreamPlan(cpu_threads, 1), StreamPlan(1, cpu_threads)]
+def uncalibrated(build: Build, cpu_threads: int) -> tuple[OneShotRuntime, Calibration]:
+    """For rows whose cost nobody can know beforehand: a single-threaded stream per thread, and a
+    cost in proportion to their size, which the running scale makes true. Nothing is held back."""
+    plan = StreamPlan(cpu_threads, 1)
+    assumed = Calibration(plan.streams, plan.threads, TEXTS.budgets[-1], 0.0, 1.0, 0.0, 0.0)
+    return build(plan), assumed
+
+
+def candidate_plans(cpu_threads: int, max_streams: int) -> list[StreamPlan]:
+    """From as many batches at a time as may be, each on its share of the threads, to one on all."""
+    streams = [min(cpu_threads, max_streams), 1]
+    if streams[0] == max_streams > 2:  # few, so that the way in between may be best
+        streams.insert(1, 2)
+    plans = [StreamPlan(count, cpu_threads // count) for count in streams]
     return plans[:1] if cpu_threads == 1 else plans
 
 
-def measure(runtime: OneShotRuntime, max_rows: int) -> Calibration:
+def measure(runtime: OneShotRuntime, max_rows: int, traffic: Traffic = TEXTS) -> Calibration:
     """Times of a grid of shapes with every stream busy, and what follows from them."""
     plan, max_tokens = runtime.plan, runtime.tokenizer.max_tokens
+    max_rows = traffic.rows_for(plan.streams, max_rows)
+    until = time.perf_counter() + SECONDS_PER_PLAN
+    samples: list[Sample] = []
     with ThreadPoolExecutor(plan.streams) as threads:
-        samples = [
-            Sample(rows, tokens, _time_shape(runtime, threads, rows, tokens))
-            for rows, tokens in grid(max_rows, max_tokens)
-        ]
-    chosen: Choice = choose(samples, plan.streams, max_rows, max_tokens, max_hold_s=0.0)
+        for rows, tokens in grid(max_rows, max_tokens, traffic):
+            if len(samples) >= LEAST_SHAPES and time.perf_counter() >= until:
+                break
+            samples.append(Sample(rows, tokens, _time_shape(runtime, threads, rows, tokens)))
+    chosen: Choice = choose(
+        samples, plan.streams, max_rows, max_tokens, max_hold_s=0.0, traffic=traffic
+    )
     return Calibration(
         streams=plan.streams,
         threads=plan.threads,
@@ -125,17 +154,21 @@ def _time_shape(
     """
     batch = [[FIRST_TOKEN_ID + row] * tokens for row in range(rows)]
 
-    def timed(_: int) -> float:
-        started = time.perf_counter()
-        for _ in range(BATCHES_PER_TRY):
-            runtime.run(batch)
-        return (time.perf_counter() - started) * 1000 / BATCHES_PER_TRY
+    def slowest(batches: int) -> float:
+        def timed(_: int) -> float:
+            started = time.perf_counter()
+            for _ in range(batches):
+                runtime.probe(batch)
+            return (time.perf_counter() - started) * 1000 / batches
 
-    streams = range(runtime.plan.streams)
-    list(threads.map(timed, streams))  # the first run of a shape compiles its kernels
+        return max(threads.map(timed, range(runtime.plan.streams)))
+
+    first_ms = slowest(1)  # some libraries compile what a new shape needs
+    if first_ms >= SLOW_BATCH_S * 1000:
+        return min(first_ms, slowest(1))
     best_ms, until = math.inf, time.perf_counter() + SECONDS_PER_SHAPE
     while best_ms == math.inf or time.perf_counter() < until:
-        best_ms = min(best_ms, max(threads.map(timed, streams)))
+        best_ms = min(best_ms, slowest(BATCHES_PER_TRY))
     return best_ms
 
 

@@ -6,7 +6,9 @@ its own loop breaks; whatever was inside is then the server's to account for.
 """
 
 import asyncio
+import contextlib
 import ctypes
+import gc
 import os
 import signal
 import socket
@@ -75,7 +77,16 @@ class Worker:
             self._report_load_failure(load, error)
             return 1
         self._work = work
-        self._send(Loaded(time.monotonic() - started, facts.max_tokens, facts.shown, facts.refused))
+        give_back_freed_memory()
+        self._send(
+            Loaded(
+                time.monotonic() - started,
+                facts.max_tokens,
+                facts.shown,
+                facts.refused,
+                facts.signature,
+            )
+        )
         try:
             await self._work_until_stopped(work)
         except Exception as error:
@@ -161,6 +172,13 @@ class Worker:
             resident: int = process.memory_info().rss
             self._send(Beat(work.take_batches(), work.waiting, work.running, resident))
             await asyncio.sleep(BEAT_S)
+
+
+def give_back_freed_memory() -> None:
+    """What loading and measuring needed goes back to the system now, not some day."""
+    gc.collect()
+    with contextlib.suppress(AttributeError):  # another C library than glibc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def die_with_parent() -> None:

@@ -4,9 +4,13 @@ Encoded as msgpack with a tag per message (msgspec); errors travel as code and t
 relative (milliseconds left), because the two halves need not share a clock.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
-from msgspec import Struct, msgpack
+from msgspec import Struct, field, msgpack
+
+from app.core.checkpoint import Kind
+from app.core.errors import InvalidRequest
 
 
 class HostedVersion(Struct, frozen=True):
@@ -31,6 +35,7 @@ class Load(Struct, frozen=True, tag=True):
     artefact: str
     files: dict[str, str]
     runtime: str
+    kind: Kind
     options: dict[str, Any]
     versions: list[HostedVersion]
     cpu_threads: int
@@ -43,7 +48,7 @@ class Load(Struct, frozen=True, tag=True):
 
 
 class WireItem(Struct, frozen=True):
-    """One input for one version.
+    """One input for one version: text, or tensors by `pack_inputs`.
 
     timeout_ms: time left until its deadline. request_id: for the worker's log, nothing else.
     """
@@ -54,6 +59,7 @@ class WireItem(Struct, frozen=True):
     parameters: dict[str, Any]
     timeout_ms: float
     request_id: str = ""
+    inputs: bytes | None = None
 
 
 class Submit(Struct, frozen=True, tag=True):
@@ -85,13 +91,16 @@ ToWorker = Load | Submit | Cancel | GrantThreads | RecallThreads | Stop
 class Loaded(Struct, frozen=True, tag=True):
     """The worker takes items. calibration: what was chosen and predicted, for people.
 
-    refused: versions whose task could not be built, with the reason; the others are served.
+    max_tokens: None where tokens are not what it takes. refused: versions whose task could not be
+    built, with the reason; the others are served. signature: names, types and shapes of a model
+    that takes tensors; empty for any other.
     """
 
     load_s: float
-    max_tokens: int
+    max_tokens: int | None
     calibration: dict[str, Any]
     refused: dict[str, str]
+    signature: dict[str, Any] = field(default_factory=dict)
 
 
 class LoadFailed(Struct, frozen=True, tag=True):
@@ -153,6 +162,31 @@ ToServer = Loaded | LoadFailed | Results | AskThreads | ReturnThreads | Beat
 _encoder = msgpack.Encoder()
 _to_worker: msgpack.Decoder[ToWorker] = msgpack.Decoder(ToWorker)
 _to_server: msgpack.Decoder[ToServer] = msgpack.Decoder(ToServer)
+
+
+def pack_inputs(inputs: Mapping[str, Any]) -> bytes:
+    """A caller's tensors, for the worker's preparing thread alone to take apart: no list of his
+    is decoded where it would hold up, or break, the reading of messages.
+
+    Raises InvalidRequest for what cannot cross.
+    """
+    try:
+        return _encoder.encode(inputs)
+    except (OverflowError, RecursionError) as error:
+        raise InvalidRequest(
+            "inputs is nested too deeply"
+            if isinstance(error, RecursionError)
+            else "inputs holds an integer beyond 64 bits"
+        ) from None
+
+
+def unpack_inputs(packed: bytes) -> dict[str, Any]:
+    """Raises InvalidRequest for lists that are nested too deeply to be read."""
+    try:
+        inputs: dict[str, Any] = msgpack.decode(packed)
+    except RecursionError:
+        raise InvalidRequest("inputs is nested too deeply") from None
+    return inputs
 
 
 def encode(message: ToWorker | ToServer) -> bytes:

@@ -12,12 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import structlog
 
 from app.core.clock import Clock
-from app.core.errors import DeadlineExceeded, InvariantBroken, ServingError
-from app.core.inference import TokenIds, Vectors
+from app.core.errors import DeadlineExceeded, InvalidRequest, InvariantBroken, ServingError
+from app.core.inference import Vectors
 from app.core.types import Answer
 from app.runtimes.base import OneShotRuntime
 from app.scheduling.batcher import Batcher, Hold
@@ -25,7 +24,7 @@ from app.scheduling.cost_model import Sample
 from app.scheduling.queue import Row, RowQueue
 from app.tasks.base import OneShotTask, Prepared
 from app.workers.lease import LeaseClient
-from app.workers.messages import BatchRan, ItemDone, ItemFailed, WireItem
+from app.workers.messages import BatchRan, ItemDone, ItemFailed, WireItem, unpack_inputs
 
 log = structlog.get_logger()
 
@@ -128,7 +127,8 @@ class OneShotLoop:
     def _prepare_one(self, pending: Pending) -> Prepared | ServingError:
         item = pending.item
         try:
-            return pending.task.prepare(item.text, item.parameters, self._runtime.tokenizer)
+            given = item.text if item.inputs is None else unpack_inputs(item.inputs)
+            return pending.task.prepare(given, item.parameters, self._runtime.tokenizer)
         except ServingError as refused:
             return refused
         except Exception:
@@ -151,10 +151,7 @@ class OneShotLoop:
             pending.prepared = result
             pending.rows_left = len(result.rows)
             pending.outputs = [None] * len(result.rows)
-            rows += [
-                Row(item_id, index, len(row), pending.arrived, pending.deadline)
-                for index, row in enumerate(result.rows)
-            ]
+            rows += self._rows(pending)
             if not result.rows:
                 self._finished.put_nowait([pending])
         if refused:
@@ -163,6 +160,20 @@ class OneShotLoop:
             self._batcher.note_arrivals(len(rows), self._clock.now())
             self._queue.add(rows)
             self._wake.set()
+
+    def _rows(self, pending: Pending) -> list[Row]:
+        prepared, group_of = pending.prepared, self._runtime.group_of
+        return [
+            Row(
+                pending.item.id,
+                index,
+                len(row),
+                pending.arrived,
+                pending.deadline,
+                group_of(prepared.settings_of(index)),
+            )
+            for index, row in enumerate(prepared.rows)
+        ]
 
     async def _run_stream(self, threads: ThreadPoolExecutor) -> None:
         hold_until: float | None = None
@@ -198,17 +209,22 @@ class OneShotLoop:
         return None
 
     async def _run_batch(self, batch: Sequence[Row], threads: ThreadPoolExecutor) -> None:
-        rows: list[TokenIds] = []
+        rows: list[Any] = []
+        settings: list[Any] = []
         started = self._clock.now()
         for row in batch:
             pending = self._pending[row.item_id]
             pending.started = started if pending.started is None else pending.started
             rows.append(pending.prepared.rows[row.index])
+            settings.append(pending.prepared.settings_of(row.index))
         loop = asyncio.get_running_loop()
         try:
-            outputs = await loop.run_in_executor(threads, self._runtime.run, rows)
+            outputs = await loop.run_in_executor(threads, self._runtime.run, rows, settings)
             if len(outputs) != len(rows):
                 raise InvariantBroken(f"{len(outputs)} outputs for {len(rows)} rows")
+        except InvalidRequest as refused:  # rows of one group are all as wrong as the first
+            self._fail({row.item_id for row in batch}, refused)
+            return
         except Exception:
             items = {row.item_id for row in batch}
             names = sorted({self._pending[i].item.request_id for i in items if i in self._pending})
@@ -217,7 +233,7 @@ class OneShotLoop:
             return
         self._book(batch, outputs, (self._clock.now() - started) * 1000)
 
-    def _book(self, batch: Sequence[Row], outputs: Vectors, ms: float) -> None:
+    def _book(self, batch: Sequence[Row], outputs: Sequence[Any] | Vectors, ms: float) -> None:
         longest = max(row.tokens for row in batch)
         predicted = self._batcher.cost.predict_ms(len(batch), longest)
         self._batcher.cost = self._batcher.cost.observe(Sample(len(batch), longest, ms))
@@ -256,8 +272,7 @@ class OneShotLoop:
     def _finish_one(self, pending: Pending) -> ItemDone | ItemFailed:
         item = pending.item
         try:
-            outputs = np.stack(pending.outputs) if pending.outputs else np.empty((0, 0), np.float32)
-            answer = pending.task.finish(pending.prepared, outputs, item.parameters)
+            answer = pending.task.finish(pending.prepared, pending.outputs, item.parameters)
         except ServingError as refused:
             return _failed(item.id, refused)
         except Exception:

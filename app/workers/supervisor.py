@@ -7,7 +7,7 @@ single answer between them. A refusal to load is final: it would be refused agai
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -54,6 +54,8 @@ class Status:
     waiting_rows: int = 0
     max_tokens: int | None = None
     calibration: dict[str, Any] = field(default_factory=dict)
+    artefact: dict[str, Any] = field(default_factory=dict)
+    signature: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +69,18 @@ class SupervisorLimits:
 
 @dataclass(frozen=True, slots=True)
 class Preparation:
-    """What to load; refused: versions that cannot be served, with the reason."""
+    """What to load; refused: versions that cannot be served, with the reason.
+
+    facts: what is known of the artefact beside the catalog, for people.
+    """
 
     load: Load
     refused: dict[str, str]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+Prepare = Callable[[Callable[[str], None]], Awaitable[Preparation]]
+"""Brings what a worker loads; its argument may be told, from any thread, what it is at."""
 
 
 class Supervisor:
@@ -79,7 +89,7 @@ class Supervisor:
     def __init__(
         self,
         name: str,
-        prepare: Callable[[], Awaitable[Preparation]],
+        prepare: Prepare,
         *,
         limits: SupervisorLimits,
         cpu: CpuBudget,
@@ -115,15 +125,23 @@ class Supervisor:
         return self.status.state, self.status.reason
 
     def submit(
-        self, version: str, text: str, parameters: dict[str, Any], timeout_ms: float
+        self,
+        version: str,
+        text: str,
+        parameters: dict[str, Any],
+        timeout_ms: float,
+        inputs: Mapping[str, Any] | None = None,
     ) -> asyncio.Future[Outcome]:
-        """The outcome to be. Raises ModelUnavailable or Overloaded at once."""
+        """The outcome to be; inputs: tensors, in place of text.
+
+        Raises ModelUnavailable or Overloaded at once, or InvalidRequest.
+        """
         state, reason = self.state_of(version)
         if state is not ServingState.READY or self._handle is None:
             raise _unavailable(version, state, reason)
         self._admission.acquire()
         try:
-            outcome = self._handle.submit(version, text, parameters, timeout_ms)
+            outcome = self._handle.submit(version, text, parameters, timeout_ms, inputs)
         except Exception:
             self._admission.release(self._clock.now())
             raise
@@ -133,8 +151,14 @@ class Supervisor:
     async def run(self) -> None:
         """Load, serve, restart; returns after `stop` or when the worker is given up."""
         try:
-            prepared = await self._prepare()
+            loop = asyncio.get_running_loop()
+
+            def tell(what: str) -> None:
+                loop.call_soon_threadsafe(self._note_progress, what)
+
+            prepared = await self._prepare(tell)
             self._refused = dict(prepared.refused)
+            self.status = replace(self.status, artefact=prepared.facts, reason="")
             await self._keep_alive(prepared.load)
         except CannotLoad as error:
             self._give_up(str(error))
@@ -213,6 +237,7 @@ class Supervisor:
             load_s=loaded.load_s,
             max_tokens=loaded.max_tokens,
             calibration=loaded.calibration,
+            signature=loaded.signature,
         )
         self._refused |= loaded.refused
         self._metrics.worker_loaded(self.name, loaded.load_s)
@@ -221,6 +246,10 @@ class Supervisor:
         log.info("worker_ready", worker=self.name, pid=handle.pid, load_s=round(loaded.load_s, 2))
         await handle.wait()
         return handle
+
+    def _note_progress(self, what: str) -> None:
+        if self.status.state is ServingState.LOADING and not self._stopping.is_set():
+            self._become(ServingState.LOADING, what)
 
     def _give_up(self, reason: str) -> None:
         if not self._stopping.is_set():

@@ -11,8 +11,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -44,7 +45,13 @@ class Wellbehaved:
         self.plan = plan
         self.options = options
 
-    def run(self, rows: Sequence[TokenIds]) -> Vectors:
+    def group_of(self, settings: Any) -> Hashable:
+        return None
+
+    def probe(self, rows: Sequence[TokenIds]) -> None:
+        self.run(rows)
+
+    def run(self, rows: Sequence[TokenIds], settings: Sequence[Any] = ()) -> Vectors:
         if any(SIN in text_of(row) for row in rows):
             self.sin()
         return np.array([[len(row), sum(row)] for row in rows], dtype=np.float32)
@@ -94,7 +101,7 @@ class HangsInRun(Wellbehaved):
 
 
 class LosesARow(Wellbehaved):
-    def run(self, rows: Sequence[TokenIds]) -> Vectors:
+    def run(self, rows: Sequence[TokenIds], settings: Sequence[Any] = ()) -> Vectors:
         vectors = super().run(rows)
         return vectors[1:] if any(SIN in text_of(row) for row in rows) else vectors
 
@@ -131,7 +138,7 @@ class ChatsOnStdout(Wellbehaved):
 class RecordsItsRuns(Wellbehaved):
     """Writes when each run began and ended. One short line is one write: lines never mix."""
 
-    def run(self, rows: Sequence[TokenIds]) -> Vectors:
+    def run(self, rows: Sequence[TokenIds], settings: Sequence[Any] = ()) -> Vectors:
         self._note("start")
         time.sleep(float(self.options["run_s"]))
         vectors = super().run(rows)

@@ -7,7 +7,7 @@ from app.workers import child
 from tests.process import misbehaving
 
 RUNTIMES.update(
-    (name, f"{misbehaving.__name__}:{name}")
+    (name, dict.fromkeys(("vectors", "tokens"), f"{misbehaving.__name__}:{name}"))
     for name, value in vars(misbehaving).items()
     if isinstance(value, type) and value.__module__ == misbehaving.__name__
 )

@@ -6,11 +6,12 @@ import os
 import signal
 import sys
 import time
-from typing import Any
 
 import pytest
 
 from app.core.errors import CannotLoad, DeadlineExceeded, InputTooLong, ServingError, WorkerLost
+from app.core.parameters import resolve
+from app.tasks.catalogue import task_info
 from app.workers import handle as handle_module
 from app.workers.state import WorkerState
 from tests.process.workers import (
@@ -235,17 +236,9 @@ async def test_heartbeat_tells_batches_and_memory(bench):
     assert bench.listener.beats[-1].resident_bytes > 10_000_000
 
 
-GENERATION: dict[str, Any] = {
-    "max_length": None,
-    "max_new_tokens": 3,
-    "num_return_sequences": 1,
-    "temperature": 0.0,
-    "top_p": 1.0,
-    "top_k": None,
-    "seed": None,
-    "stop": [],
-    "return_full_text": False,
-}
+GENERATION = resolve(
+    task_info("generate", "tokens").parameters, {"max_new_tokens": 3, "temperature": 0.0}
+)
 
 
 async def test_step_that_fails_ends_the_worker_and_tells_its_callers(bench):

@@ -36,6 +36,7 @@ def load(runtime: str, folder: Path, *, streams: int = 1, threads: int = 1, **op
         artefact=runtime,
         files={},
         runtime=runtime,
+        kind="vectors",
         options=options,
         versions=[HostedVersion(VERSION, "embed", {}, {})],
         cpu_threads=streams * threads,
@@ -51,7 +52,7 @@ def load(runtime: str, folder: Path, *, streams: int = 1, threads: int = 1, **op
 def generating(runtime: str, folder: Path) -> Load:
     """The same for a runtime that works in steps."""
     versions = [HostedVersion(VERSION, "generate", {}, {})]
-    return msgspec.structs.replace(load(runtime, folder), versions=versions)
+    return msgspec.structs.replace(load(runtime, folder), kind="tokens", versions=versions)
 
 
 def living(pid: int) -> bool:
@@ -180,8 +181,9 @@ class SupervisorBench:
         clock: Clock | None = None,
         max_crashes: int = 5,
         start_timeout_s: float = LOAD_S,
+        command: tuple[str, ...] = COMMAND,
     ) -> Watched:
-        async def prepare() -> Preparation:
+        async def prepare(tell: Callable[[str], None]) -> Preparation:
             return Preparation(what, {}) if isinstance(what, Load) else await what()
 
         supervisor = Supervisor(
@@ -193,7 +195,7 @@ class SupervisorBench:
             clock=clock or MonotonicClock(),
             turns=self.turns,
             on_change=lambda changed: watched.on_change(changed),
-            command=COMMAND,
+            command=command,
         )
         watched = Watched(supervisor)
         self.watched.append(watched)

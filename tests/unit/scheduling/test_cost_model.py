@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.scheduling.calibrate import grid
-from app.scheduling.cost_model import CostModel, Sample, fit
+from app.scheduling.cost_model import SCALE_BOUNDS, CostModel, Sample, fit
 
 GRID = grid(max_rows=8, max_tokens=256)
 MODEL = CostModel(fixed_ms=2.0, per_token_ms=0.05, per_pair_ms=0.0001)
@@ -66,10 +66,10 @@ def test_fit_is_not_thrown_off_by_a_few_per_cent_of_noise():
         )
 
 
-@pytest.mark.parametrize("factor", [0.4, 1.0, 3.0])
+@pytest.mark.parametrize("factor", [0.4, 1.0, 3.0, 15.0])
 def test_observing_follows_a_machine_whose_speed_has_changed(factor):
     model = MODEL
-    for _ in range(30):
+    for _ in range(60):
         for rows, tokens in GRID:
             ms = factor * MODEL.predict_ms(rows, tokens)
             model = model.observe(Sample(rows, tokens, ms))
@@ -91,5 +91,4 @@ def test_nothing_that_is_measured_moves_predictions_out_of_all_proportion():
         slow = slow.observe(Sample(4, 64, 1e9))
         fast = fast.observe(Sample(4, 64, 0.0))
 
-    assert slow.scale == 5.0
-    assert fast.scale == 0.2
+    assert (fast.scale, slow.scale) == SCALE_BOUNDS

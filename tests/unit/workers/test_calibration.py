@@ -1,13 +1,20 @@
 """Measuring a runtime and remembering the result. What is chosen: scheduling/test_calibrate.py."""
 
-from contextlib import contextmanager
+import weakref
+from contextlib import contextmanager, nullcontext
 
 import pytest
 
 from app.runtimes.base import StreamPlan
-from app.scheduling.calibrate import TOKEN_BUDGETS
+from app.scheduling.calibrate import DOCUMENTS, TEXTS, UNBOUNDED
 from app.workers import calibration
-from app.workers.calibration import Calibration, candidate_plans, load_calibrated, measure
+from app.workers.calibration import (
+    Calibration,
+    candidate_plans,
+    load_calibrated,
+    measure,
+    uncalibrated,
+)
 from tests.fakes import SumsTokens
 
 
@@ -47,23 +54,55 @@ class Workshop:
 
 
 @pytest.mark.parametrize(
-    ("threads", "plans"),
-    [(1, [StreamPlan(1, 1)]), (4, [StreamPlan(4, 1), StreamPlan(1, 4)])],
-    ids=["one thread", "four threads"],
+    ("threads", "max_streams", "plans"),
+    [
+        (1, UNBOUNDED, [StreamPlan(1, 1)]),
+        (4, UNBOUNDED, [StreamPlan(4, 1), StreamPlan(1, 4)]),
+        (2, 4, [StreamPlan(2, 1), StreamPlan(1, 2)]),
+        (16, 4, [StreamPlan(4, 4), StreamPlan(2, 8), StreamPlan(1, 16)]),
+    ],
+    ids=["one thread", "four threads", "two threads, few streams", "many threads, few streams"],
 )
-def test_every_plan_uses_all_threads(threads, plans):
-    assert candidate_plans(threads) == plans
+def test_every_plan_uses_all_threads(threads, max_streams, plans):
+    assert candidate_plans(threads, max_streams) == plans
 
 
 def test_the_first_load_measures_each_plan_and_keeps_the_best(tmp_path):
     workshop = Workshop()
     runtime, found = workshop.load(tmp_path / "folder" / "key.json")
 
-    assert workshop.measured == len(workshop.built) == 2
-    assert runtime in workshop.built
+    assert workshop.measured == 2
+    assert runtime is workshop.built[-1]
     assert runtime.plan == found.plan
-    assert found.max_padded_tokens in TOKEN_BUDGETS
+    assert found.max_padded_tokens in TEXTS.budgets
     assert found.tokens_per_s > 0
+
+
+@pytest.mark.parametrize("winner", [StreamPlan(2, 1), StreamPlan(1, 2)], ids=["first", "last"])
+def test_the_weights_of_one_plan_at_a_time_are_held_and_the_best_is_served(
+    tmp_path, monkeypatch, winner
+):
+    def measured(runtime, max_rows, traffic):
+        plan = runtime.plan
+        pace = 900.0 if plan == winner else 100.0
+        return Calibration(plan.streams, plan.threads, 512, 1.5, 0.05, 0.0001, pace)
+
+    monkeypatch.setattr(calibration, "measure", measured)
+    alive: weakref.WeakSet[SumsTokens] = weakref.WeakSet()
+    most_alive = 0
+
+    class Held(SumsTokens):
+        def __init__(self, plan: StreamPlan) -> None:
+            nonlocal most_alive
+            super().__init__(plan.streams)
+            self.plan = plan
+            alive.add(self)
+            most_alive = max(most_alive, len(alive))
+
+    runtime, found = load_calibrated(Held, tmp_path / "key.json", 2, 8, nullcontext)
+
+    assert runtime.plan == found.plan == winner
+    assert most_alive == 1
 
 
 def test_a_later_load_measures_nothing_and_builds_the_kept_plan(tmp_path):
@@ -107,7 +146,7 @@ def test_measuring_runs_every_shape_on_every_stream_within_the_models_bounds():
     shapes = {(len(batch), len(batch[0])) for batch in runtime.batches}
     assert {(1, 16), (4, 64)} <= shapes
     assert all(rows <= 4 and tokens <= 64 for rows, tokens in shapes)
-    least = 2 * calibration.BATCHES_PER_TRY * runtime.plan.streams  # a warm-up and one try
+    least = (1 + calibration.BATCHES_PER_TRY) * runtime.plan.streams  # a warm-up and one try
     assert all(
         sum((len(batch), len(batch[0])) == shape for batch in runtime.batches) >= least
         for shape in shapes
@@ -115,8 +154,36 @@ def test_measuring_runs_every_shape_on_every_stream_within_the_models_bounds():
     assert (found.streams, found.threads) == (2, 1)
 
 
+def test_a_slow_batch_is_timed_once_more_and_no_oftener(monkeypatch):
+    monkeypatch.setattr(calibration, "SLOW_BATCH_S", 0.0)
+    runtime = SumsTokens(streams=2)
+    measure(runtime, max_rows=4, traffic=DOCUMENTS)
+
+    shapes = [(len(batch), len(batch[0])) for batch in runtime.batches]
+    assert all(shapes.count(shape) == 2 * runtime.plan.streams for shape in shapes)
+
+
+def test_once_the_time_is_spent_larger_shapes_are_left_to_the_cost_model(monkeypatch):
+    monkeypatch.setattr(calibration, "SECONDS_PER_PLAN", 0.0)
+    runtime = SumsTokens()
+    found = measure(runtime, max_rows=4)
+
+    shapes = {(len(batch), len(batch[0])) for batch in runtime.batches}
+    assert shapes == {(1, 16), (1, 64), (4, 16)}, "the smallest ones"
+    assert found.tokens_per_s > 0
+
+
 def test_limits_join_what_was_measured_with_what_was_configured():
     limits = KEPT.limits(max_rows=8, max_hold_s=0.1)
 
     assert (limits.max_rows, limits.max_padded_tokens, limits.max_hold_s) == (8, 512, 0.1)
+    assert KEPT.limits(max_rows=32, max_hold_s=0.1, traffic=DOCUMENTS).max_rows == 4
     assert KEPT.cost.predict_ms(2, 10) == pytest.approx(1.5 + 0.05 * 20 + 0.0001 * 200)
+
+
+def test_what_cannot_be_measured_gets_a_stream_per_thread_and_is_never_held_back():
+    workshop = Workshop()
+    runtime, assumed = uncalibrated(workshop.build, 3)
+
+    assert (workshop.measured, runtime.plan) == (0, StreamPlan(3, 1))
+    assert assumed.cost.predict_ms(4, 2) == 2 * assumed.cost.predict_ms(2, 2) > 0

@@ -74,7 +74,7 @@ class Bench:
     ) -> int:
         self._items += 1
         given = {"temperature": 0, "max_new_tokens": new_tokens, **given}
-        parameters = resolve(task_info("generate").parameters, given)
+        parameters = resolve(task_info("generate", "tokens").parameters, given)
         self.loop.submit([WireItem(self._items, f"{model}:v1", text, parameters, timeout_ms)])
         return self._items
 

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.core.errors import InvalidRequest
 from app.workers.messages import (
     AskThreads,
     BatchRan,
@@ -26,6 +27,8 @@ from app.workers.messages import (
     decode_to_server,
     decode_to_worker,
     encode,
+    pack_inputs,
+    unpack_inputs,
 )
 
 TO_WORKER = [
@@ -33,6 +36,7 @@ TO_WORKER = [
         artefact="minilm",
         files={"model": "/store/model.onnx"},
         runtime="openvino_encoder",
+        kind="vectors",
         options={"max_tokens": 256},
         versions=[HostedVersion("sentiment:v1", "classify", {"labels": ["a"]}, {"head": "/h"})],
         cpu_threads=2,
@@ -46,12 +50,14 @@ TO_WORKER = [
     Submit(
         [WireItem(1, "sentiment:v1", "na\u00efve \U0001f600", {"stop": ["a"], "n": 2**53}, 1.5)]
     ),
+    Submit([WireItem(2, "iris:v1", "", {}, 1.5, "id", pack_inputs({"x": [[1, 2.5], [True]]}))]),
     Cancel([1, 2]),
     GrantThreads(2),
     RecallThreads(),
     Stop(),
 ]
 TO_SERVER = [
+    Loaded(1.5, None, {}, {}, {"inputs": [{"name": "x"}], "outputs": []}),
     Loaded(1.5, 256, {"streams": 2}, {"broken:v1": "its head is missing"}),
     LoadFailed("cannot_load", "no such file"),
     Results(
@@ -108,3 +114,24 @@ def test_a_message_in_the_wrong_direction_is_refused(message):
 def test_what_is_no_message_of_ours_is_refused(garbage):
     with pytest.raises(msgspec.DecodeError):
         decode_to_worker(garbage)
+
+
+@given(st.dictionaries(st.text(), JSON, max_size=3))
+def test_tensors_cross_unchanged(inputs):
+    assert unpack_inputs(pack_inputs(inputs)) == inputs
+
+
+def test_an_integer_that_no_message_can_hold_is_the_callers():
+    with pytest.raises(InvalidRequest, match="integer beyond 64 bits"):
+        pack_inputs({"x": [2**64]})
+
+
+def test_lists_nested_too_deeply_are_the_callers():
+    nested: list[object] = []
+    for _ in range(100_000):
+        nested = [nested]
+
+    with pytest.raises(InvalidRequest, match="nested too deeply"):
+        pack_inputs({"x": nested})
+    with pytest.raises(InvalidRequest, match="nested too deeply"):
+        unpack_inputs(b"\x81\xa1x" + b"\x91" * 100_000 + b"\x01")

@@ -7,11 +7,13 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.core.errors import InvalidRequest
 from app.scheduling.batcher import Batcher, BatchLimits
 from app.scheduling.cost_model import CostModel
 from app.workers.messages import ItemDone, ItemFailed, WireItem
@@ -341,6 +343,53 @@ async def test_every_batch_is_reported_once_with_its_padding():
     assert (batch.rows, batch.real_tokens, batch.padded_tokens) == (2, 4, 6)
     assert batch.predicted_ms == pytest.approx(COMPANY_PAYS.predict_ms(2, 3))
     assert bench.loop.take_batches() == []
+
+
+@dataclass(frozen=True)
+class SaysHow(RowPerSentence):
+    """Each row's setting is its own sentence; rows are grouped by their first letter."""
+
+    def prepare(self, text, parameters, tokenizer):
+        prepared = super().prepare(text, parameters, tokenizer)
+        sentences = (sentence.strip() for sentence in text.split("."))
+        return replace(prepared, row_settings=tuple(filter(None, sentences)))
+
+
+class GroupsByLetter(SumsTokens):
+    """Remembers the settings of each batch; refuses those of the letter x."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.settings: list[list[str]] = []
+
+    def group_of(self, settings):
+        return settings[:1]
+
+    def run(self, rows, settings=()):
+        self.settings.append(list(settings))
+        if settings[0].startswith("x"):
+            raise InvalidRequest("inputs do not fit the model together")
+        return super().run(rows)
+
+
+async def test_each_row_may_have_settings_of_its_own(monkeypatch):
+    monkeypatch.setitem(TASKS, "embed:v1", SaysHow("embed"))
+    runtime = GroupsByLetter()
+    async with running(Bench(runtime)) as bench:
+        (reply,) = await bench.answers(*bench.submit("a1. b1 b2. a2"))
+
+    assert sorted(sorted(batch) for batch in runtime.settings) == [["a1", "a2"], ["b1 b2"]]
+    assert reply.value == bench.expected("embed", "a1. b1 b2. a2")
+
+
+async def test_a_batch_that_the_runtime_refuses_tells_its_callers_why(monkeypatch):
+    monkeypatch.setitem(TASKS, "embed:v1", SaysHow("embed"))
+    async with running(Bench(GroupsByLetter())) as bench:
+        wrong, fine = bench.submit("x1", "a1")
+        reply, _ = await bench.replies.of(wrong, fine)
+
+    assert reply == ItemFailed(wrong, "invalid_request", "inputs do not fit the model together")
+    assert bench.replies.code_of(fine) == "ok"
 
 
 class Scrambles(SumsTokens):
