@@ -22,14 +22,14 @@ from app.schemas.request import BatchBody, InferBody, Limits, parse_batch, parse
 from app.schemas.response import BatchAnswer, InferAnswer
 from app.services.inference_service import InferenceRequest, InferenceResult
 
-_VALUES_PER_ENTRY = 1000  # four fields, and parameters with room to spare
+_VALUES_PER_ENTRY = 1000  # five fields, and parameters with room to spare
 
 router = APIRouter(tags=["inference"])
 
 
 @router.post("/infer", **documented(InferAnswer, body=InferBody))
 async def infer(request: Request) -> Response:
-    """Infer one text with one model.
+    """Infer one text, or one set of tensors, with one model.
 
     Of a field that is given twice the last counts. When you close the connection the work is
     dropped.
@@ -37,7 +37,9 @@ async def infer(request: Request) -> Response:
     timeout_ms = timeout_ms_of(request)
     settings = settings_of(request)
     value = await read_json(
-        request, max_bytes=settings.max_body_bytes, max_values=_VALUES_PER_ENTRY
+        request,
+        max_bytes=settings.max_body_bytes,
+        max_values=_VALUES_PER_ENTRY + settings.max_tensor_values,
     )
     wanted = _wanted(parse_infer(value, _limits(settings)))
     (result,) = await _infer(request, [wanted], timeout_ms)
@@ -58,7 +60,7 @@ async def infer_batch(request: Request) -> Response:
     started = time.perf_counter()
     timeout_ms = timeout_ms_of(request)
     settings = settings_of(request)
-    max_values = _VALUES_PER_ENTRY + 100 * settings.max_request_items
+    max_values = _VALUES_PER_ENTRY + 100 * settings.max_request_items + settings.max_tensor_values
     value = await read_json(request, max_bytes=settings.max_body_bytes, max_values=max_values)
     wanted, problems = _sorted_out(parse_batch(value, _limits(settings)), _limits(settings))
     results = await _infer(request, wanted, timeout_ms) if wanted else ()
@@ -73,7 +75,9 @@ def _limits(settings: Settings) -> Limits:
 
 
 def _wanted(body: InferBody) -> InferenceRequest:
-    return InferenceRequest(body.text, body.model, body.version, body.parameters)
+    return InferenceRequest(
+        body.text, body.model, body.version, body.parameters, body.inputs or None
+    )
 
 
 def _sorted_out(

@@ -1,7 +1,12 @@
-"""Sentence encoders on OpenVINO: rows of token ids in, one vector per row out."""
+"""Encoders on OpenVINO: rows of token ids in, one vector or one row of scores per row out.
 
-from collections.abc import Mapping, Sequence
-from queue import SimpleQueue
+Two kinds of graph are taken. Plain exports (optimum's `openvino_model.xml`, anybody's ONNX) are
+served as they are, with pooling added; BERTs whose ONNX weights are int8 are built anew from
+fused operations, because that is faster (openvino_graph.py).
+"""
+
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,53 +14,102 @@ import openvino as ov
 
 from app.core.errors import CannotLoad
 from app.core.inference import TokenIds, Vectors
+from app.core.tensors import Signature
 from app.runtimes.base import StreamPlan
-from app.runtimes.openvino_graph import sentence_encoder
+from app.runtimes.mapped import drop_pages
+from app.runtimes.openvino_export import RowGraph, scores_graph, vectors_graph
+from app.runtimes.openvino_graph import is_int8_bert, sentence_encoder
+from app.runtimes.openvino_rows import INT8, RowRuntime, loading
+from app.runtimes.openvino_signature import signature_of
 from app.runtimes.tokenizer import JsonTokenizer
 
-# Measured in docs/adr/0001-minilm-engine.md.
-DYNAMIC_QUANTIZATION_GROUP = 128
+WARM_UP = ((1, 16), (4, 32))  # rows, tokens
 
 
-class OpenVinoEncoder:
-    """A BERT-like embedding model. `run` may be called by `plan.streams` threads at once.
+class _Encoder:
+    """What both kinds do with their graph. `run` may be called by `plan.streams` threads."""
 
-    options: max_tokens, the longest row.
-    """
-
-    def __init__(self, files: Mapping[str, str], *, plan: StreamPlan, max_tokens: int) -> None:
+    def __init__(
+        self, files: Mapping[str, str], *, plan: StreamPlan, max_tokens: int, precision: str
+    ) -> None:
         self.plan = plan
         self.tokenizer = JsonTokenizer(files["tokenizer"], max_tokens)
-        try:
-            model = sentence_encoder(ov.Core().read_model(files["model"]))
-            compiled = ov.Core().compile_model(model, "CPU", _properties(plan))
-        except RuntimeError as error:
-            raise CannotLoad(f"OpenVINO cannot read {files['model']}: {error}") from error
-        self._requests: SimpleQueue[Any] = SimpleQueue()
-        for _ in range(plan.streams):
-            self._requests.put(compiled.create_infer_request())
+        with loading(files["model"]):
+            graph = self._graph(ov.Core().read_model(files["model"]), precision == INT8)
+            self._rows = RowRuntime(graph, plan, precision, self.tokenizer.pad_id)
+            self.signature: Signature = signature_of(graph.model)
+            self._warm_up(Path(files["model"]).with_suffix(".bin"))
 
-    def run(self, rows: Sequence[TokenIds]) -> Vectors:
-        """float32 [rows, width]: the normalised mean vector of each row, padding left out."""
-        ids = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
-        mask = np.zeros_like(ids)
-        for index, row in enumerate(rows):
-            ids[index, : len(row)] = row
-            mask[index, : len(row)] = 1
-        request = self._requests.get()
-        try:
-            result = request.infer({"input_ids": ids, "attention_mask": mask})
-            vectors: Vectors = np.array(result[0], dtype=np.float32)  # a copy: buffers are reused
-            return vectors
-        finally:
-            self._requests.put(request)
+    def _graph(self, source: ov.Model, quantised: bool) -> RowGraph:
+        raise NotImplementedError
+
+    def _warm_up(self, weights: Path) -> None:
+        """Run a little, so that no caller pays for the first run, which is also when the engine
+        makes its own copy of the weights: those that the file's mapping holds are then given back.
+        """
+        for rows, tokens in WARM_UP:
+            self.run([[0] * min(tokens, self.tokenizer.max_tokens)] * rows)
+        drop_pages(weights)
+
+    def group_of(self, settings: Any) -> Hashable:
+        return None  # pairs and single texts share a batch
+
+    def probe(self, rows: Sequence[TokenIds]) -> None:
+        self.run(rows)
+
+    def run(self, rows: Sequence[TokenIds], settings: Sequence[Any] = ()) -> Vectors:
+        """float32 [rows, width]. settings: a `Pair` for each row that is one."""
+        return self._rows.run(rows, settings, self.tokenizer.max_tokens)
 
 
-def _properties(plan: StreamPlan) -> dict[str, Any]:
-    return {
-        "PERFORMANCE_HINT": "THROUGHPUT" if plan.streams > 1 else "LATENCY",
-        "NUM_STREAMS": plan.streams,
-        "INFERENCE_NUM_THREADS": plan.streams * plan.threads,
-        "INFERENCE_PRECISION_HINT": "f32",
-        "DYNAMIC_QUANTIZATION_GROUP_SIZE": DYNAMIC_QUANTIZATION_GROUP,
-    }
+class OpenVinoEncoder(_Encoder):
+    """One vector per row.
+
+    options: max_tokens, the longest row; pooling (`mean`, `cls`, `last`; without it the graph's
+    own pooled output, or else `mean`); normalize, to length 1; precision of the products, `int8`
+    or `fp32`.
+    """
+
+    def __init__(
+        self,
+        files: Mapping[str, str],
+        *,
+        plan: StreamPlan,
+        max_tokens: int,
+        pooling: str | None = None,
+        normalize: bool = True,
+        precision: str = INT8,
+    ) -> None:
+        self._pooling = pooling
+        self._normalize = normalize
+        super().__init__(files, plan=plan, max_tokens=max_tokens, precision=precision)
+
+    def _graph(self, source: ov.Model, quantised: bool) -> RowGraph:
+        if not is_int8_bert(source):
+            return vectors_graph(
+                source, self._pooling, normalize=self._normalize, quantised=quantised
+            )
+        if self._pooling not in (None, "mean") or not self._normalize:
+            raise CannotLoad("a BERT with int8 weights in ONNX gives normalised mean vectors only")
+        ids = np.dtype(np.int64)
+        return RowGraph(sentence_encoder(source), {"input_ids": ids, "attention_mask": ids})
+
+
+class OpenVinoScorer(_Encoder):
+    """The graph's `logits` for each row, as they are.
+
+    options: max_tokens, the longest row; precision of the products, `int8` or `fp32`.
+    """
+
+    def __init__(
+        self,
+        files: Mapping[str, str],
+        *,
+        plan: StreamPlan,
+        max_tokens: int,
+        precision: str = INT8,
+    ) -> None:
+        super().__init__(files, plan=plan, max_tokens=max_tokens, precision=precision)
+
+    def _graph(self, source: ov.Model, quantised: bool) -> RowGraph:
+        return scores_graph(source, quantised=quantised)

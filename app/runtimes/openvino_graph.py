@@ -24,6 +24,7 @@ from app.core.errors import CannotLoad
 Array = NDArray[Any]
 
 _PREFIX = re.compile(r"^(.*?)embeddings\.LayerNorm\.weight$")
+_INT8_WORDS = "embeddings.word_embeddings.weight_q"
 _LANES = 16  # float32 numbers in the CPU's widest vector
 
 
@@ -34,6 +35,15 @@ class _Linear:
     weight: Array
     scale: Array
     bias: Array
+
+
+def is_int8_bert(source: ov.Model) -> bool:
+    """Whether it is the kind of graph described above: ONNX quantisers name its weights so."""
+    return any(
+        node.get_friendly_name().endswith(_INT8_WORDS)
+        for node in source.get_ordered_ops()
+        if node.get_type_name() == "Constant"
+    )
 
 
 def sentence_encoder(source: ov.Model) -> ov.Model:

@@ -18,10 +18,11 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from app.core.errors import InvalidRequest
-from app.schemas.problems import refusal
+from app.schemas.problems import InvalidFields, refusal
 
 MAX_NAME_CHARS = 128
 MAX_PARAMETERS = 64
+MAX_TENSORS = 64
 _LARGEST_INTEGER = 2**63 - 1
 
 
@@ -62,15 +63,29 @@ def _are_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
     return parameters
 
 
+def _are_inputs(inputs: dict[str, Any]) -> dict[str, Any]:
+    """Their form; names, types and shapes are checked against the model's own."""
+    if not 1 <= len(inputs) <= MAX_TENSORS:
+        raise _wrong(f"has {len(inputs)} tensors, 1 to {MAX_TENSORS} are taken")
+    for name, tensor in inputs.items():
+        if len(name) > MAX_NAME_CHARS:
+            raise _wrong(f"has a name of {len(name)} characters, at most {MAX_NAME_CHARS}")
+        if not isinstance(tensor, dict | list):
+            raise _wrong(f"has {name!r}, which must be an object with data, or a list")
+    return inputs
+
+
 def _wrong(problem: str) -> PydanticCustomError:
     return PydanticCustomError("bound", "{problem}", {"problem": problem})
 
 
 Name = Annotated[str | None, AfterValidator(_is_name)]
 
+_IRIS: dict[str, Any] = {"datatype": "FP32", "shape": [1, 4], "data": [5.1, 3.5, 1.4, 0.2]}
+
 
 class InferBody(BaseModel):
-    """One text to infer."""
+    """One text to infer, or, for versions whose task is `tensors`, one set of named tensors."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -82,15 +97,35 @@ class InferBody(BaseModel):
                     "text": "I love this AI inference backend! It works perfectly.",
                     "model": "sentiment",
                     "version": "v1",
-                }
-            ]
+                },
+                {
+                    "text": "How do I reset my password?",
+                    "model": "reranker",
+                    "parameters": {
+                        "documents": ["Open Settings, then Security.", "We ship on Mondays."],
+                        "return_documents": True,
+                    },
+                },
+                {"inputs": {"features": _IRIS}, "model": "iris"},
+            ],
+            "oneOf": [{"required": ["text"]}, {"required": ["inputs"]}],
         },
     )
 
     text: Annotated[str, AfterValidator(_is_usable_text)] = Field(
-        description="The input. Not blank, and without U+0000.",
+        default_factory=str,  # `parse_infer` sees to it that one of both was sent
+        description="The input. Not blank, and without U+0000. What a reranker is asked.",
         examples=["I love this AI inference backend! It works perfectly."],
         json_schema_extra={"minLength": 1},
+    )
+    inputs: Annotated[dict[str, Any], AfterValidator(_are_inputs)] = Field(
+        default_factory=dict,
+        description="In place of text: tensors by name, with the Open Inference Protocol's "
+        "datatypes (BOOL, UINT8 to UINT64, INT8 to INT64, FP16, FP32, FP64) and row-major or "
+        "nested data; or the nested list alone, which takes the model's own type. `/models` shows "
+        "the names, types and shapes of a version under `signature`. The result has the same form.",
+        examples=[{"features": _IRIS}, {"features": [[5.1, 3.5, 1.4, 0.2]]}],
+        json_schema_extra={"minProperties": 1, "maxProperties": MAX_TENSORS},
     )
     model: Name = Field(
         default=None,
@@ -132,9 +167,14 @@ class BatchBody(BaseModel):
 def parse_infer(value: Any, limits: Limits, *, where: str = "") -> InferBody:
     """Raises InvalidRequest that names each wrong field."""
     try:
-        return InferBody.model_validate(value, context=limits)
+        body = InferBody.model_validate(value, context=limits)
     except ValidationError as error:
         raise refusal(error, where) from None
+    sent = body.model_fields_set & {"text", "inputs"}
+    if len(sent) != 1:
+        problem = "and inputs exclude each other; send one" if sent else "is missing"
+        raise InvalidFields([{"field": f"{where}.text" if where else "text", "problem": problem}])
+    return body
 
 
 def parse_batch(value: Any, limits: Limits) -> list[Any]:

@@ -29,7 +29,8 @@ class Metadata(_Shape):
     model_config = ConfigDict(extra="allow", protected_namespaces=())
 
     model_type: str | None = Field(
-        description="What kind of model answered: summarizer, classifier, generator, embedder.",
+        description="What kind of model answered: summarizer, classifier, generator, embedder, "
+        "reranker, tensors.",
         examples=["classifier"],
     )
     usage: Usage = Field(description="Tokens in and out.")
@@ -40,7 +41,7 @@ class Metadata(_Shape):
     )
     scores: dict[str, float] | None = Field(
         default=None,
-        description="Classifiers: probability of every label.",
+        description="Classifiers: probability of every label, or of `top_k`.",
         examples=[{"negative": 0.01, "neutral": 0.01, "positive": 0.98}],
     )
     seed: int | None = Field(
@@ -54,9 +55,11 @@ class InferAnswer(_Shape):
     """One input, inferred."""
 
     success: Literal[True] = Field(description="Always true here.", examples=[True])
-    result: str | list[str] | list[float] = Field(
-        description="Text, label or vector; a list of texts where several were asked for.",
-        examples=["positive"],
+    result: str | list[str] | list[float] | list[dict[str, Any]] | dict[str, Any] = Field(
+        description="Text, label or vector; a list of texts where several were asked for; "
+        "rerankers: index and score of each document, best first; tensors: datatype, shape and "
+        "data of each output.",
+        examples=["positive", [{"index": 1, "score": 0.93}]],
     )
     model_used: str = Field(description="`name:version`.", examples=["sentiment:v1"])
     latency_ms: float = Field(

@@ -30,12 +30,16 @@ from app.models.registry import Deployment, Registry
 
 @dataclass(frozen=True, slots=True)
 class InferenceRequest:
-    """One input. model and version default to the configured model and its default version."""
+    """One input: text, or named tensors in `inputs`.
+
+    model and version default to the configured model and its default version.
+    """
 
     text: str
     model: str | None = None
     version: str | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +116,7 @@ class InferenceService:
             raise ModelUnavailable("the server is stopping; ask another", retry_after_s=5.0)
         name = self._default_model if request.model is None else request.model
         deployment = entry.deployment = self._registry.resolve(name, request.version)
+        _check_form(deployment, request)
         self._check_length(request.text)
         parameters = resolve(deployment.parameters, request.parameters)
         limit_ms = float(deployment.spec.default_timeout_ms)
@@ -120,6 +125,7 @@ class InferenceService:
             request.text,
             parameters,
             limit_ms if timeout_ms is None else min(limit_ms, timeout_ms),
+            request.inputs,
         )
 
     def _check_length(self, text: str) -> None:
@@ -140,6 +146,15 @@ class InferenceService:
             self._metrics.answered(spec.name, spec.version, outcome, entry.latency_ms)
         elif isinstance(outcome, Failed):
             self._metrics.observe_rejected(outcome.error.code)
+
+
+def _check_form(deployment: Deployment, request: InferenceRequest) -> None:
+    """Text and tensors each have their tasks."""
+    takes = deployment.task.takes
+    sent = "text" if request.inputs is None else "inputs"
+    if sent != takes:
+        hint = ": named tensors; /models shows their types and shapes" if takes == "inputs" else ""
+        raise InvalidRequest(f"{sent} is not what {deployment.spec.key} takes; send {takes}{hint}")
 
 
 def _result(entry: _Entry) -> InferenceResult:

@@ -1,10 +1,10 @@
 """Text to vector."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from app.core.types import Answer, Usage
-from app.tasks.base import Prepared, Tokenizer, Vectors
+from app.tasks.base import Prepared, Tokenizer
 from app.tasks.rows import single_row, single_vector
 
 
@@ -14,7 +14,9 @@ class Embed:
     def prepare(self, text: str, parameters: Mapping[str, Any], tokenizer: Tokenizer) -> Prepared:
         return single_row(text, parameters, tokenizer, "embedder")
 
-    def finish(self, prepared: Prepared, outputs: Vectors, parameters: Mapping[str, Any]) -> Answer:
+    def finish(
+        self, prepared: Prepared, outputs: Sequence[Any], parameters: Mapping[str, Any]
+    ) -> Answer:
         vector = single_vector(outputs)
         return Answer(
             vector.tolist(),

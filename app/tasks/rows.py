@@ -1,6 +1,6 @@
 """What the tasks over one row share: an input becomes a row that the model takes, or an error."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,7 +50,7 @@ def single_row(
     return Prepared((kept,), input_tokens=len(kept), state=RowState(len(kept) < len(row)))
 
 
-def single_vector(outputs: Vectors) -> Vectors:
+def single_vector(outputs: Sequence[Vectors]) -> Vectors:
     """The only row of the outputs. Raises InvariantBroken for numbers that JSON cannot hold."""
     vector: Vectors = outputs[0]
     if not np.isfinite(vector).all():

@@ -79,7 +79,9 @@ class Summarize:
             state=state,
         )
 
-    def finish(self, prepared: Prepared, outputs: Vectors, parameters: Mapping[str, Any]) -> Answer:
+    def finish(
+        self, prepared: Prepared, outputs: Sequence[Any], parameters: Mapping[str, Any]
+    ) -> Answer:
         source: Sentences = prepared.state
         chosen = [0]
         if len(source.texts) > 1:
@@ -88,7 +90,7 @@ class Summarize:
                 self._share * source.source_tokens,
                 parameters["max_length"],
             )
-            chosen = sorted(choose(similarities(outputs), source.tokens, limits))
+            chosen = sorted(choose(similarities(np.stack(outputs)), source.tokens, limits))
         metadata = {"sentences": len(chosen), "source_sentences": source.source_count}
         if len(source.texts) < source.source_count:
             metadata["compared_sentences"] = len(source.texts)

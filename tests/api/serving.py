@@ -16,7 +16,7 @@ from app.services.model_service import Readiness
 
 
 class EchoService:
-    """Answers every text with itself; does not know the model `missing`."""
+    """Answers every text, and all tensors, with themselves; does not know the model `missing`."""
 
     def __init__(self) -> None:
         self.requests: list[InferenceRequest] = []
@@ -34,7 +34,8 @@ class EchoService:
             outcome: Outcome = Failed(ModelNotFound("no model 'missing'; there is: echo:v1"))
             return InferenceResult(outcome, None, None, 0.1)
         words = len(request.text.split())
-        answer = Answer(request.text, {"given": dict(request.parameters)}, Usage(words, words))
+        value = request.text if request.inputs is None else dict(request.inputs)
+        answer = Answer(value, {"given": dict(request.parameters)}, Usage(words, words))
         return InferenceResult(Done(answer, Timings(0.5, 1.5)), "echo:v1", "echo", 2.25)
 
 

@@ -43,7 +43,7 @@ async def _refused(
         pytest.param(b'{"text": "a\x00b"}', id="raw-control-character"),
         pytest.param(b'{"text": ' + NESTED + b"}", id="deep-nesting"),
         pytest.param(b'{"a": ' * 50_000 + b"1" + b"}" * 50_000, id="deep-objects"),
-        pytest.param(b'{"text": [' + b"1," * 50_000 + b"1]}", id="too-many-values"),
+        pytest.param(b'{"text": [' + b"1," * 300_000 + b"1]}", id="too-many-values"),
     ],
 )
 @pytest.mark.parametrize("path", ["/infer", "/infer/batch"])
@@ -103,6 +103,19 @@ async def test_what_is_not_strict_json_is_invalid_json(
             '{"text": "a", "parameters": {"seed": 9223372036854775808}}',
             "parameters has an integer beyond 64 bits in 'seed'.",
             id="big-integer",
+        ),
+        pytest.param(
+            '{"text": "a", "inputs": {"x": [1]}}',
+            "text and inputs exclude each other; send one.",
+            id="both",
+        ),
+        pytest.param('{"inputs": []}', "inputs must be an object, not a list.", id="inputs-list"),
+        pytest.param('{"inputs": null}', "inputs must be an object, not null.", id="inputs-null"),
+        pytest.param('{"inputs": {}}', "inputs has 0 tensors, 1 to 64 are taken.", id="no-inputs"),
+        pytest.param(
+            '{"inputs": {"x": 1}}',
+            "inputs has 'x', which must be an object with data, or a list.",
+            id="input-number",
         ),
     ],
 )

@@ -62,9 +62,11 @@ async def test_every_field_reaches_the_service(running: Running, client: httpx.A
     wanted = {"text": "a", "model": "echo", "version": "v1", "parameters": {"seed": 1}}
     await client.post("/infer", json=wanted)
     await client.post("/infer", json={"text": "b", "model": None, "version": None})
+    await client.post("/infer", json={"inputs": {"x": [1]}})
     assert running.services.inference.requests == [
         InferenceRequest("a", "echo", "v1", {"seed": 1}),
         InferenceRequest("b", None, None, {}),
+        InferenceRequest("", None, None, {}, {"x": [1]}),
     ]
 
 

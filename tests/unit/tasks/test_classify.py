@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.tasks.classify import Classify, Head
+from app.core.errors import CannotLoad, InvariantBroken
+from app.core.tensors import Signature, TensorSpec
+from app.tasks.classify import Classify, ClassifyScores, Head
 from tests.unit.tasks.tokens import MarkedWords
 
 LABELS = ["negative", "neutral", "positive"]
@@ -31,7 +33,7 @@ def head_file(tmp_path):
 def classify(path, vector):
     task = Classify(head_file=path)
     prepared = task.prepare("some words", {"truncate": False}, MarkedWords())
-    return task.finish(prepared, np.array([vector], np.float32), {})
+    return task.finish(prepared, [np.array(vector, np.float32)], {})
 
 
 def test_the_likeliest_label_is_the_result_and_its_chance_the_confidence(head_file):
@@ -106,3 +108,63 @@ def test_the_shipped_head_fits_the_model_and_records_its_training():
     assert head.weights.shape == (3, 384)
     assert sum(training["texts"].values()) > 20_000
     assert training["held_out"]["all"]["accuracy"] > training["held_out"]["all"]["majority"]
+
+
+def by_scores(logits, **options):
+    parameters = options.pop("parameters", {})
+    task = ClassifyScores(**{"labels": LABELS, **options})
+    prepared = task.prepare("some words", {"truncate": False}, MarkedWords())
+    return task.finish(prepared, [np.array(logits, np.float32)], parameters)
+
+
+def test_a_models_own_scores_become_chances_that_sum_to_one():
+    answer = by_scores([0.0, 2.0, 1.0])
+
+    total = 1 + math.exp(2) + math.exp(1)
+    assert answer.value == "neutral"
+    assert answer.metadata["confidence"] == pytest.approx(math.exp(2) / total)
+    assert sum(answer.metadata["scores"].values()) == pytest.approx(1.0)
+
+
+def test_labels_that_are_right_or_wrong_by_themselves_are_each_between_0_and_1():
+    answer = by_scores([3.0, 2.0, -1000.0], function="sigmoid")
+
+    assert answer.value == "negative"
+    assert answer.metadata["scores"] == {
+        "negative": pytest.approx(1 / (1 + math.exp(-3))),
+        "neutral": pytest.approx(1 / (1 + math.exp(-2))),
+        "positive": 0.0,
+    }
+
+
+def test_top_k_shows_the_highest_scores_best_first(head_file):
+    assert list(by_scores([0, 2, 1], parameters={"top_k": 2}).metadata["scores"]) == [
+        "neutral",
+        "positive",
+    ]
+    assert list(by_scores([0, 2, 1], parameters={"top_k": 9}).metadata["scores"]) == [
+        "neutral",
+        "positive",
+        "negative",
+    ]
+
+
+def test_scores_that_are_no_numbers_are_not_answered():
+    with pytest.raises(InvariantBroken):
+        by_scores([math.nan, 0, 0])
+
+
+def test_labels_must_be_as_many_as_the_models_scores():
+    task = ClassifyScores(labels=LABELS)
+    task.fit(Signature((), (TensorSpec("logits", "FP32", (None, 3)),)))
+
+    with pytest.raises(CannotLoad, match="gives 5 scores; labels has 3"):
+        task.fit(Signature((), (TensorSpec("logits", "FP32", (None, 5)),)))
+
+
+@pytest.mark.parametrize(
+    "options", [{"labels": []}, {"labels": ["a", "a"]}, {"labels": ["a"], "function": "argmax"}]
+)
+def test_labels_and_function_are_checked(options):
+    with pytest.raises(ValueError):
+        ClassifyScores(**options)

@@ -9,7 +9,7 @@ VECTOR = np.array([[0.5, -0.25]], np.float32)
 
 def embed(text, **parameters):
     task = Embed()
-    return task.finish(task.prepare(text, parameters, MarkedWords(4)), VECTOR, parameters)
+    return task.finish(task.prepare(text, parameters, MarkedWords(4)), list(VECTOR), parameters)
 
 
 def test_the_answer_is_the_vector_as_plain_numbers():

@@ -51,4 +51,4 @@ def test_a_text_that_says_nothing_is_refused_by_name(text):
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_numbers_that_json_cannot_hold_do_not_leave(bad):
     with pytest.raises(InvariantBroken):
-        single_vector(np.array([[0.5, bad]], np.float32))
+        single_vector(list(np.array([[0.5, bad]], np.float32)))
