@@ -5,9 +5,6 @@ prompts in chunks between them; it holds the interpreter while it computes, so i
 directly on the worker's loop. Tokens stay inside the pipeline until a sequence has ended.
 """
 
-import shutil
-import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,52 +12,63 @@ from typing import Any
 import numpy as np
 import openvino as ov
 import openvino_genai as genai
-import structlog
 from openvino_genai import py_openvino_genai as native
 
-from app.core.errors import CannotLoad
 from app.core.inference import Generated, Sampling, TokenIds
 from app.runtimes.base import StepOutcome, StreamPlan
+from app.runtimes.mapped import drop_pages
+from app.runtimes.openvino_llm_files import (
+    FP32,
+    MOST_WHOLE_PROMPT,
+    Setup,
+    cache_tokens,
+    open_pipeline,
+)
 
-log = structlog.get_logger()
-
-DEFAULT_CACHE_GB = 1
-CACHE_TOKENS_PER_GB = 40_000  # lower bound for a 135M model's cache at 8 bits
-CHUNK_TOKENS = 256
-LIBRARY_ERRORS = (RuntimeError, IndexError, ValueError)  # what it raises for a broken file
-UNFINISHED = "unfinished-"
-ABANDONED_AFTER_S = 3600
-PREPARED_FILES = ("openvino_model.xml", "openvino_tokenizer.xml", "openvino_detokenizer.xml")
 WARM_UP_PROMPT = range(100, 116)  # any ordinary tokens
+NEVER_CUT = 2**31 - 1
+COMPANION = 2**62  # no caller's id
+COMPANION_TOKENS = 64
 
 
 class GenAiTokenizer:
-    """The checkpoint's tokenizer as GenAI builds it from the model's own files."""
+    """The checkpoint's tokenizer as GenAI builds it from the model's own files.
 
-    def __init__(self, tokenizer: Any, max_tokens: int) -> None:
+    is_own: it is the publisher's own in full, so what that puts in front of a text (often nothing)
+    comes in front. One that was rebuilt from a GGUF file puts nothing there, and cuts at the
+    checkpoint's own context, which is never less than `max_tokens`.
+    """
+
+    def __init__(self, tokenizer: Any, max_tokens: int, *, is_own: bool) -> None:
         self.max_tokens = max_tokens
+        self.counts_fully = is_own
         self._tokenizer = tokenizer
+        self._is_own = is_own
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text as it stands, no token added; cut at the checkpoint's own context,
-        which is never less than `max_tokens`.
-        """
-        return [
-            self._tokenizer.encode(text, add_special_tokens=False).input_ids.data[0].tolist()
-            for text in texts
-        ]
+        """Token ids of each text."""
+        return [self._ids(text) for text in texts]
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text without special tokens."""
         text: str = self._tokenizer.decode(list(token_ids))
         return text
 
+    def _ids(self, text: str) -> list[int]:
+        encoded = self._tokenizer.encode(
+            text, add_special_tokens=self._is_own, max_length=NEVER_CUT
+        )
+        ids: list[int] = encoded.input_ids.data[0].tolist()
+        return ids
+
 
 class OpenVinoLlm:
     """Continuous batching of one decoder model. Not thread-safe: one loop calls it.
 
-    prepared: where the model is kept in OpenVINO's own form after the first load of a GGUF file.
-    options: max_tokens (context), cache_gb (size of the key-value cache).
+    files: `model` is a GGUF file, or a folder with the model and its tokenizers in OpenVINO's form.
+    prepared: where the latter is kept after the first load of a GGUF file.
+    options: max_tokens (context), precision (of a folder), kv_bytes_per_token (key and value of
+    one token over all layers in fp32), cache_mb (most memory for them).
     """
 
     def __init__(
@@ -70,15 +78,31 @@ class OpenVinoLlm:
         plan: StreamPlan,
         prepared: Path | None = None,
         max_tokens: int,
-        cache_gb: int = DEFAULT_CACHE_GB,
+        precision: str | None = None,
+        kv_bytes_per_token: int | None = None,
+        cache_mb: int | None = None,
     ) -> None:
+        model = Path(files["model"])
+        if precision is None and model.is_dir():
+            precision = "int8"
         self.threads = plan.threads
-        self.max_running_tokens = cache_gb * CACHE_TOKENS_PER_GB
-        self._pipeline = open_pipeline(Path(files["model"]), prepared, cache_gb, plan.threads)
-        self.tokenizer = GenAiTokenizer(self._pipeline.get_tokenizer(), max_tokens)
-        self._eos = self._pipeline.get_tokenizer().get_eos_token_id()
+        self.max_running_tokens = cache_tokens(kv_bytes_per_token, precision, max_tokens, cache_mb)
+        # Where a prompt is cut depends on its neighbours, and with it how an 8-bit cache rounds.
+        whole = max_tokens if model.is_dir() and max_tokens <= MOST_WHOLE_PROMPT else 0
+        setup = Setup(plan.threads, self.max_running_tokens, precision, whole)
+        self._pipeline = open_pipeline(model, prepared, setup)
+        self.tokenizer = GenAiTokenizer(
+            self._pipeline.get_tokenizer(),
+            min(max_tokens, self.max_running_tokens),
+            is_own=model.is_dir(),
+        )
+        self._ends = self._ending_tokens()
+        self._companion: Any = None
+        self._joining: list[int] = []  # lengths of the prompts that the next step reads
+        self._needs_company = model.is_dir() and precision != FP32
         self._handles: dict[int, Any] = {}
         self._warm_up()
+        drop_pages(model / "openvino_model.bin")  # the engine has its own copy by now
 
     def decode(self, token_ids: Sequence[int]) -> str:
         return self.tokenizer.decode(token_ids)
@@ -88,6 +112,7 @@ class OpenVinoLlm:
         ids = ov.Tensor(np.asarray([prompt], dtype=np.int64))
         config = self._config(sampling)
         self._handles[sequence_id] = self._pipeline.add_request(sequence_id, ids, config)
+        self._joining.append(len(prompt))
 
     def cancel(self, sequence_id: int) -> None:
         """Let a prompt leave before the next step."""
@@ -96,10 +121,42 @@ class OpenVinoLlm:
     def step(self) -> StepOutcome:
         """One token for every running sequence."""
         tokens = len(self._handles)
+        if self._needs_company:
+            self._keep_company()
         self._pipeline.step()
         ended = [i for i, handle in self._handles.items() if _has_ended(handle)]
         finished = {i: _generated(self._handles.pop(i)) for i in ended}
         return StepOutcome(finished, tokens)
+
+    def _keep_company(self) -> None:
+        """Let a prompt of our own run beside one that would be alone.
+
+        The CPU plugin has another kernel for a single row than for two and more, and it rounds the
+        activations of quantised weights otherwise: a greedy text would depend on its neighbours.
+        """
+        is_wanted = len(self._handles) == 1
+        if sum(self._joining) == 1:  # prompts are read apart from whatever runs
+            self._dismiss()
+            is_wanted = True
+        self._joining.clear()
+        if self._companion is not None and (not is_wanted or _has_ended(self._companion)):
+            self._dismiss()
+        if is_wanted and self._companion is None:
+            config = genai.GenerationConfig()
+            config.max_new_tokens = COMPANION_TOKENS
+            config.ignore_eos = True
+            ids = ov.Tensor(np.asarray([WARM_UP_PROMPT[:1]], dtype=np.int64))
+            self._companion = self._pipeline.add_request(COMPANION, ids, config)
+
+    def _dismiss(self) -> None:
+        if self._companion is not None and not _has_ended(self._companion):
+            self._companion.cancel()
+        self._companion = None
+
+    def _ending_tokens(self) -> set[int]:
+        """The tokenizer's end of text, and whatever else ends one (generation_config.json)."""
+        own = self._pipeline.get_tokenizer().get_eos_token_id()
+        return {own, *self._pipeline.get_config().stop_token_ids} - {-1}
 
     def _warm_up(self) -> None:
         """Generate a little, so that no caller pays for the first run of the kernels."""
@@ -110,12 +167,18 @@ class OpenVinoLlm:
     def _config(self, sampling: Sampling) -> Any:
         config = genai.GenerationConfig()
         config.max_new_tokens = sampling.max_new_tokens
-        config.eos_token_id = self._eos
+        config.min_new_tokens = sampling.min_new_tokens
+        config.stop_token_ids = self._ends
         config.num_return_sequences = sampling.sequences
         config.stop_strings = set(sampling.stop)
         # Without it a text that begins with a stop has no output at all; the task cuts it off.
         config.include_stop_str_in_output = True
         config.do_sample = sampling.temperature > 0
+        config.repetition_penalty = sampling.repetition_penalty
+        config.frequency_penalty = sampling.frequency_penalty
+        config.presence_penalty = sampling.presence_penalty
+        if sampling.beams > 1:
+            config.num_beams = sampling.beams
         if config.do_sample:
             config.temperature = sampling.temperature
             config.top_p = sampling.top_p
@@ -123,66 +186,6 @@ class OpenVinoLlm:
             if sampling.top_k is not None:
                 config.top_k = sampling.top_k
         return config
-
-
-def open_pipeline(model: Path, prepared: Path | None, cache_gb: int, threads: int) -> Any:
-    """The pipeline over `prepared` if it is there; otherwise over `model`, filling `prepared`.
-
-    Reading a GGUF file takes twice as long as reading what became of it. Raises CannotLoad.
-    """
-    if prepared is not None and prepared.is_dir():
-        try:
-            return _pipeline(prepared, cache_gb, threads)
-        except LIBRARY_ERRORS as error:
-            log.warning("prepared_model_damaged", path=str(prepared), error=str(error))
-            shutil.rmtree(prepared, ignore_errors=True)
-    try:
-        if prepared is not None:
-            _prepare(model, prepared)
-        source = prepared if prepared is not None and prepared.is_dir() else model
-        return _pipeline(source, cache_gb, threads)
-    except LIBRARY_ERRORS as error:
-        raise CannotLoad(f"OpenVINO GenAI cannot read {model}: {error}") from error
-
-
-def _pipeline(source: Path, cache_gb: int, threads: int, **saving: bool) -> Any:
-    scheduler = genai.SchedulerConfig()
-    scheduler.cache_size = cache_gb
-    scheduler.max_num_batched_tokens = CHUNK_TOKENS
-    scheduler.dynamic_split_fuse = True
-    properties = {"INFERENCE_NUM_THREADS": threads, **saving}
-    return genai.ContinuousBatchingPipeline(str(source), scheduler, "CPU", properties, saving)
-
-
-def _prepare(model: Path, prepared: Path) -> None:
-    """Fill the folder in one move; a store that cannot be written costs time, no more.
-
-    The library writes beside the file that it reads, hence the link in a folder of its own.
-    """
-    try:
-        prepared.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(prepared.parent)
-        with tempfile.TemporaryDirectory(dir=prepared.parent, prefix=UNFINISHED) as folder:
-            draft = Path(folder) / "draft"
-            draft.mkdir()
-            link = draft / "model.gguf"
-            link.symlink_to(model)
-            _pipeline(link, DEFAULT_CACHE_GB, 1, enable_save_ov_model=True)
-            link.unlink()
-            missing = [name for name in PREPARED_FILES if not (draft / name).is_file()]
-            if missing:
-                raise OSError(f"the library did not write {', '.join(missing)}")
-            draft.rename(prepared)
-    except OSError as error:
-        if not prepared.is_dir():  # another server may have been faster
-            log.warning("model_not_prepared", path=str(prepared), error=str(error))
-
-
-def _remove_abandoned(folder: Path) -> None:
-    """What a worker that was killed while preparing left behind, once nobody can be at it."""
-    for left in folder.glob(f"{UNFINISHED}*"):
-        if time.time() - left.stat().st_mtime > ABANDONED_AFTER_S:
-            shutil.rmtree(left, ignore_errors=True)
 
 
 def _has_ended(handle: Any) -> bool:

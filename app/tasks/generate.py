@@ -8,8 +8,8 @@ from typing import Any, Protocol
 from app.core.errors import InputTooLong, InvalidRequest
 from app.core.inference import Generated, Sampling, TokenIds, Tokenizer
 from app.core.types import Answer, Usage
+from app.tasks.sampling import OWN_NEW_TOKENS, Choice, Defaults, choose, defaults_of
 
-DEFAULT_NEW_TOKENS = 50
 SEED_BITS = 53  # exact in every JSON reader
 
 
@@ -24,7 +24,8 @@ class GenerationPlan:
 
     @property
     def most_tokens(self) -> int:
-        return (len(self.prompt) + self.sampling.max_new_tokens) * self.sampling.sequences
+        kept_apart = max(self.sampling.sequences, self.sampling.beams)
+        return (len(self.prompt) + self.sampling.max_new_tokens) * kept_apart
 
 
 class GenerativeTask(Protocol):
@@ -45,23 +46,38 @@ class GenerativeTask(Protocol):
 
 
 class Generate:
-    """Continues `text` as it stands; no chat template."""
+    """Continues `text` as it stands; no chat template.
+
+    generation: the checkpoint's defaults, by transformers' names; requests override them.
+    """
+
+    def __init__(self, generation: Mapping[str, Any] | None = None) -> None:
+        self._defaults = defaults_of(generation)
 
     def prepare(
         self, text: str, parameters: Mapping[str, Any], tokenizer: Tokenizer
     ) -> GenerationPlan:
         prompt = tokenizer.encode([text])[0]
+        if not prompt:
+            raise InvalidRequest("text has no tokens, there is nothing to continue")
+        choice = choose(parameters, self._defaults)
+        most = _new_tokens(len(prompt), parameters, self._defaults, tokenizer)
         return GenerationPlan(
             text=text,
             prompt=prompt,
             sampling=Sampling(
-                max_new_tokens=_new_tokens(len(prompt), parameters, tokenizer.max_tokens),
-                sequences=_sequences(parameters),
-                temperature=parameters["temperature"],
-                top_p=parameters["top_p"],
-                top_k=parameters["top_k"],
+                max_new_tokens=most,
+                min_new_tokens=_least_tokens(len(prompt), most, parameters, self._defaults),
+                sequences=_sequences(parameters, choice),
+                temperature=choice.temperature,
+                top_p=choice.top_p,
+                top_k=choice.top_k,
                 seed=_seed(parameters),
                 stop=tuple(parameters["stop"]),
+                beams=choice.beams,
+                repetition_penalty=choice.repetition_penalty,
+                frequency_penalty=parameters["frequency_penalty"],
+                presence_penalty=parameters["presence_penalty"],
             ),
             return_full_text=parameters["return_full_text"],
         )
@@ -86,8 +102,11 @@ class Generate:
         )
 
 
-def _new_tokens(prompt: int, parameters: Mapping[str, Any], context: int) -> int:
+def _new_tokens(
+    prompt: int, parameters: Mapping[str, Any], defaults: Defaults, tokenizer: Tokenizer
+) -> int:
     """How many tokens may be added. An explicit limit that does not fit is refused."""
+    context = tokenizer.max_tokens
     max_length, max_new = parameters["max_length"], parameters["max_new_tokens"]
     if max_length is not None and max_new is not None:
         raise InvalidRequest(
@@ -95,8 +114,10 @@ def _new_tokens(prompt: int, parameters: Mapping[str, Any], context: int) -> int
             "max_length counts prompt and continuation, max_new_tokens the continuation alone"
         )
     if prompt >= context:
+        # Some libraries cut what they count, far above the context.
+        at_least = "" if getattr(tokenizer, "counts_fully", True) else "at least "
         raise InputTooLong(
-            f"text has at least {prompt} tokens, the model takes at most {context - 1} and needs "
+            f"text has {at_least}{prompt} tokens, the model takes at most {context - 1} and needs "
             "room to continue; shorten text"
         )
     if max_length is not None:
@@ -107,7 +128,7 @@ def _new_tokens(prompt: int, parameters: Mapping[str, Any], context: int) -> int
             )
         max_new = max_length - prompt
     if max_new is None:
-        return min(DEFAULT_NEW_TOKENS, context - prompt)
+        return min(_default_new_tokens(prompt, parameters, defaults), context - prompt)
     if prompt + max_new > context:
         raise InputTooLong(
             f"text has {prompt} tokens and {max_new} more are asked for, together over the "
@@ -116,12 +137,38 @@ def _new_tokens(prompt: int, parameters: Mapping[str, Any], context: int) -> int
     return int(max_new)
 
 
-def _sequences(parameters: Mapping[str, Any]) -> int:
-    count: int = parameters["num_return_sequences"]
-    if count > 1 and parameters["temperature"] == 0:
+def _default_new_tokens(prompt: int, parameters: Mapping[str, Any], defaults: Defaults) -> int:
+    """The checkpoint's own limit, unless the prompt alone fills it; never below what was asked."""
+    most = defaults.max_new_tokens or OWN_NEW_TOKENS
+    if defaults.max_new_tokens is None and (defaults.max_length or 0) > prompt:
+        most = (defaults.max_length or 0) - prompt
+    return max(most, parameters["min_new_tokens"] or 0)
+
+
+def _least_tokens(prompt: int, most: int, parameters: Mapping[str, Any], defaults: Defaults) -> int:
+    """Tokens before the text may end. An explicit one that does not fit is refused."""
+    given: int | None = parameters["min_new_tokens"]
+    if given is None:
+        return min(max(defaults.min_new_tokens, defaults.min_length - prompt), most)
+    if given > most:
         raise InvalidRequest(
-            f"parameters.num_return_sequences is {count}, but temperature 0 gives one text only; "
-            "raise parameters.temperature above 0"
+            f"parameters.min_new_tokens is {given}, but only {most} tokens may be added; lower it "
+            "or raise the limit"
+        )
+    return given
+
+
+def _sequences(parameters: Mapping[str, Any], choice: Choice) -> int:
+    count: int = parameters["num_return_sequences"]
+    if choice.beams > 1 and count > choice.beams:
+        raise InvalidRequest(
+            f"parameters.num_return_sequences is {count}, but {choice.beams} beams end in "
+            f"{choice.beams} texts; raise parameters.num_beams"
+        )
+    if count > 1 and choice.beams == 1 and choice.temperature == 0:
+        raise InvalidRequest(
+            f"parameters.num_return_sequences is {count}, but without sampling (temperature 0) "
+            "there is one text only; raise parameters.temperature above 0"
         )
     return count
 

@@ -6,7 +6,8 @@ from app.core.errors import InputTooLong, InvalidRequest
 from app.core.inference import Generated
 from app.core.parameters import resolve
 from app.tasks.catalogue import task_info
-from app.tasks.generate import DEFAULT_NEW_TOKENS, Generate, GenerationPlan
+from app.tasks.generate import Generate, GenerationPlan
+from app.tasks.sampling import OWN_NEW_TOKENS
 from tests.fakes import WordTokenizer
 
 CONTEXT = 100
@@ -18,7 +19,7 @@ def words(count: int) -> str:
 
 
 def plan_of(text: str = "one two three", **given) -> GenerationPlan:
-    parameters = resolve(task_info("generate").parameters, given)
+    parameters = resolve(task_info("generate", "tokens").parameters, given)
     return Generate().prepare(text, parameters, TOKENIZER)
 
 
@@ -32,7 +33,7 @@ def new_tokens(prompt: int, **given) -> int:
 
 
 def test_without_a_limit_the_default_number_of_tokens_is_added():
-    assert new_tokens(10) == DEFAULT_NEW_TOKENS
+    assert new_tokens(10) == OWN_NEW_TOKENS
 
 
 def test_the_default_shrinks_to_what_the_context_still_holds():
@@ -56,7 +57,7 @@ def test_limits_may_use_the_context_to_its_last_token():
     [
         (3, {"max_length": 9, "max_new_tokens": 3}, InvalidRequest, "exclude each other"),
         (10, {"max_length": 10}, InvalidRequest, r"max_length is 10, but text alone has 10"),
-        (CONTEXT, {}, InputTooLong, "text has at least 100 tokens, the model takes at most 99"),
+        (CONTEXT, {}, InputTooLong, "text has 100 tokens, the model takes at most 99"),
         (10, {"max_new_tokens": 91}, InputTooLong, "10 tokens and 91 more .* 100; .* by 1$"),
         (10, {"max_length": 101}, InputTooLong, "10 tokens and 91 more"),
         (3, {"num_return_sequences": 2, "temperature": 0}, InvalidRequest, "temperature 0"),

@@ -1,0 +1,183 @@
+"""Opening a decoder's files with OpenVINO GenAI: a GGUF file, or a folder with its IR.
+
+What becomes of a GGUF file is kept, because reading the file itself takes twice as long. How much
+memory the key-value cache may take is decided here too.
+"""
+
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import openvino_genai as genai
+import structlog
+
+from app.core.errors import CannotLoad
+
+log = structlog.get_logger()
+
+CHUNK_TOKENS = 256
+MOST_WHOLE_PROMPT = 2048  # a longer context is read in chunks: a step must not last for seconds
+LIBRARY_ERRORS = (RuntimeError, IndexError, ValueError)  # what it raises for a broken file
+UNFINISHED = "unfinished-"
+ABANDONED_AFTER_S = 3600
+PREPARED_FILES = ("openvino_model.xml", "openvino_tokenizer.xml", "openvino_detokenizer.xml")
+NOISE = ("Exception from ", "Check ")  # lines of the library's errors that say where, not what
+
+BLOCK_TOKENS = 32  # the CPU plugin's
+SPARE_BLOCKS = 64  # the last block of each sequence is rarely full
+SMALL_CACHE_SHARE = 0.3  # of fp32; measured
+LEAST_CACHE_TOKENS = 256
+DEFAULT_CACHE_MB = 128
+MOST_UNASKED_CACHE_MB = 1024
+UNKNOWN_CACHE = 40_000  # tokens, where nobody says what one takes: 1 GB for a 135M model, at most
+FP32 = "fp32"
+PLAIN = {
+    "INFERENCE_PRECISION_HINT": "f32",
+    "KV_CACHE_PRECISION": "f32",
+    "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
+}
+# The plugin would take bf16 where the processor has it, less true and no faster beside int8, and
+# groups of 32 activations, which cost a fifth more at 8 sequences than groups of 128.
+QUANTISED = {
+    "INFERENCE_PRECISION_HINT": "f32",
+    "KV_CACHE_PRECISION": "u8",
+    "DYNAMIC_QUANTIZATION_GROUP_SIZE": 128,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """How the library is to run a model. cache_tokens: most that may be in the cache at once.
+
+    whole_prompt: the longest prompt, if prompts are read in one step each; 0: in chunks.
+    """
+
+    threads: int
+    cache_tokens: int
+    precision: str | None = None
+    whole_prompt: int = 0
+
+    @property
+    def properties(self) -> dict[str, Any]:
+        """Said in full, because a model file may carry properties of its own."""
+        chosen = {None: {}, FP32: PLAIN}.get(self.precision, QUANTISED)
+        return {"INFERENCE_NUM_THREADS": self.threads, **chosen}
+
+
+def cache_tokens(
+    kv_bytes_per_token: int | None, precision: str | None, max_tokens: int, cache_mb: int | None
+) -> int:
+    """Tokens that fit in the cache. Unasked, it holds one full context if 1 GiB is enough for that.
+
+    kv_bytes_per_token: of fp32; 8 bits with their scales take less than a third. The library takes
+    the memory block by block as sequences need it, and keeps it.
+    """
+    if kv_bytes_per_token is None:
+        return UNKNOWN_CACHE
+    plain = precision == FP32
+    bytes_per_token = kv_bytes_per_token * (1.0 if plain else SMALL_CACHE_SHARE)
+    spare = SPARE_BLOCKS * BLOCK_TOKENS
+    if cache_mb is not None:
+        tokens = _tokens_in(cache_mb, bytes_per_token) - spare
+    else:
+        usual = _tokens_in(DEFAULT_CACHE_MB * (4 if plain else 1), bytes_per_token) - spare
+        tokens = max(usual, min(max_tokens, _tokens_in(MOST_UNASKED_CACHE_MB, bytes_per_token)))
+    if tokens < LEAST_CACHE_TOKENS:
+        raise CannotLoad(
+            f"the key-value cache has room for {max(tokens, 0)} tokens, at least "
+            f"{LEAST_CACHE_TOKENS} are needed; raise cache_mb (one token takes "
+            f"{bytes_per_token / 1024:.0f} KiB, and {spare} tokens are set aside)"
+        )
+    return tokens
+
+
+def open_pipeline(model: Path, prepared: Path | None, setup: Setup) -> Any:
+    """The pipeline over a folder, over `prepared` if it is there, or over a GGUF file.
+
+    A GGUF file fills `prepared` for the next time. Raises CannotLoad.
+    """
+    if model.is_dir():
+        _check_folder(model)
+        return _open(model, setup)
+    if prepared is not None and prepared.is_dir():
+        try:
+            return _pipeline(prepared, setup)
+        except LIBRARY_ERRORS as error:
+            log.warning("prepared_model_damaged", path=str(prepared), error=str(error))
+            shutil.rmtree(prepared, ignore_errors=True)
+    if prepared is not None:
+        _prepare(model, prepared)
+    return _open(prepared if prepared is not None and prepared.is_dir() else model, setup, model)
+
+
+def _open(source: Path, setup: Setup, named: Path | None = None) -> Any:
+    try:
+        return _pipeline(source, setup)
+    except LIBRARY_ERRORS as error:
+        raise CannotLoad(
+            f"OpenVINO GenAI cannot read {named or source}: {in_one_line(error)}"
+        ) from error
+
+
+def in_one_line(error: Exception) -> str:
+    """What the library complains of, without its source files."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if not line.startswith(NOISE)]
+    return " ".join(telling or lines) or type(error).__name__
+
+
+def _check_folder(folder: Path) -> None:
+    """A missing tokenizer would only be found by the first caller."""
+    wanted = [*PREPARED_FILES, *(f"{Path(name).stem}.bin" for name in PREPARED_FILES)]
+    missing = [name for name in wanted if not (folder / name).is_file()]
+    if missing:
+        raise CannotLoad(f"{folder} lacks {', '.join(missing)}")
+
+
+def _pipeline(source: Path, setup: Setup, **saving: bool) -> Any:
+    scheduler = genai.SchedulerConfig()
+    scheduler.num_kv_blocks = setup.cache_tokens // BLOCK_TOKENS + SPARE_BLOCKS
+    scheduler.max_num_batched_tokens = max(CHUNK_TOKENS, setup.whole_prompt)
+    scheduler.dynamic_split_fuse = setup.whole_prompt == 0
+    properties = {**setup.properties, **saving}
+    return genai.ContinuousBatchingPipeline(str(source), scheduler, "CPU", properties, saving)
+
+
+def _prepare(model: Path, prepared: Path) -> None:
+    """Fill the folder in one move; a store that cannot be written costs time, no more.
+
+    The library writes beside the file that it reads, hence the link in a folder of its own.
+    """
+    try:
+        prepared.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(prepared.parent)
+        with tempfile.TemporaryDirectory(dir=prepared.parent, prefix=UNFINISHED) as folder:
+            draft = Path(folder) / "draft"
+            draft.mkdir()
+            link = draft / "model.gguf"
+            link.symlink_to(model)
+            _pipeline(link, Setup(1, UNKNOWN_CACHE), enable_save_ov_model=True)
+            link.unlink()
+            missing = [name for name in PREPARED_FILES if not (draft / name).is_file()]
+            if missing:
+                raise OSError(f"the library did not write {', '.join(missing)}")
+            draft.rename(prepared)
+    except LIBRARY_ERRORS as error:
+        raise CannotLoad(f"OpenVINO GenAI cannot read {model}: {in_one_line(error)}") from error
+    except OSError as error:
+        if not prepared.is_dir():  # another server may have been faster
+            log.warning("model_not_prepared", path=str(prepared), error=str(error))
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """What a worker that was killed while preparing left behind, once nobody can be at it."""
+    for left in folder.glob(f"{UNFINISHED}*"):
+        if time.time() - left.stat().st_mtime > ABANDONED_AFTER_S:
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _tokens_in(megabytes: int, bytes_per_token: float) -> int:
+    return int(megabytes * 2**20 / bytes_per_token)
