@@ -16,7 +16,7 @@ VECTORS = np.array([[1, 0, 0], [0.6, 0.8, 0], [0.9, 0.1, 0], [0, 0, 1]], np.floa
 
 def summarize(text=TEXT, vectors=VECTORS, *, share=0.5, **parameters):
     task, parameters = Summarize(share=share), FREE | parameters
-    return task.finish(task.prepare(text, parameters, MarkedWords()), vectors, parameters)
+    return task.finish(task.prepare(text, parameters, MarkedWords()), list(vectors), parameters)
 
 
 def test_every_sentence_is_a_row():
@@ -70,7 +70,7 @@ def test_a_text_of_one_sentence_is_its_own_summary_and_needs_no_row():
     task = Summarize()
     prepared = task.prepare("Only this one.", FREE, MarkedWords())
 
-    answer = task.finish(prepared, np.zeros((0, 3), np.float32), FREE)
+    answer = task.finish(prepared, [], FREE)
 
     assert prepared.rows == ()
     assert answer.value == "Only this one."
@@ -81,7 +81,7 @@ def test_a_sentence_longer_than_the_model_is_cut_for_its_vector_only():
     task = Summarize()
     prepared = task.prepare("One two three four. Five.", FREE, MarkedWords(max_tokens=4))
 
-    answer = task.finish(prepared, np.array([[1, 0], [1, 0]], np.float32), FREE)
+    answer = task.finish(prepared, list(np.array([[1, 0], [1, 0]], np.float32)), FREE)
 
     assert prepared.rows[0] == [START, 13, 13, END]
     assert answer.value == "One two three four."
@@ -109,7 +109,7 @@ def test_a_long_text_is_sampled_from_the_first_to_the_last_sentence_and_says_so(
     prepared = task.prepare(text, FREE, MarkedWords())
     vectors = np.random.default_rng(0).normal(size=(MAX_ROWS, 8)).astype(np.float32)
 
-    answer = task.finish(prepared, vectors, FREE)
+    answer = task.finish(prepared, list(vectors), FREE)
 
     assert len(prepared.rows) == MAX_ROWS
     assert prepared.input_tokens == 8002
