@@ -4,18 +4,30 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint types fmt eval bench soak lock clean
+.PHONY: help run hub test test-hub test-hub-full check lint types fmt eval eval-hub bench bench-hub \
+	soak lock clean
 
 help:  ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
-run: $(VENV)/.serve .env  ## Serve the embedded models on port 8000
+# What a profile needs: `make run MODEL_PROFILE=hub` installs the converters as well.
+SERVING := $(VENV)/.$(if $(filter hub,$(MODEL_PROFILE)),hub,serve)
+
+run: $(SERVING) .env  ## Serve the models of MODEL_PROFILE on port 8000
 	$(BIN)/python -m app.main
 
 test: $(VENV)/.test .env  ## Run the tests
 	$(BIN)/python -m pytest tests/
 
-check: lint types test  ## All that a change must pass
+hub: $(VENV)/.hub  ## Install what it takes to prepare checkpoints from a hub
+
+test-hub: $(VENV)/.hub $(VENV)/.test  ## Test preparing and serving checkpoints of small size
+	$(BIN)/python -m pytest tests/hub
+
+test-hub-full: $(VENV)/.hub $(VENV)/.test  ## The same at the published sizes; some 10 minutes, 10 GB of disk
+	$(BIN)/python -m pytest tests/hub -m slow
+
+check: lint types test test-hub  ## All that a change must pass
 
 lint: $(VENV)/.dev
 	$(BIN)/black --check --quiet app tests scripts benchmarks
@@ -31,9 +43,15 @@ fmt: $(VENV)/.dev  ## Format the code
 eval: $(VENV)/.serve  ## Measure the models' quality on packaged data, print the tables
 	$(BIN)/python -m scripts.evaluate
 
+eval-hub: $(VENV)/.hub  ## Measure what preparing costs checkpoints with real weights
+	$(BIN)/python -m scripts.evaluate_hub
+
 bench: $(VENV)/.test  ## Measure speed beside the bare engines, print the tables
 	$(BIN)/python -m benchmarks.encoder_http
 	$(BIN)/python -m benchmarks.generation_http
+
+bench-hub: $(VENV)/.hub $(VENV)/.test  ## The named checkpoints at full size beside transformers
+	$(BIN)/python -m benchmarks.hub
 
 soak: $(VENV)/.test  ## 64 clients on all models for a minute, workers killed in turn
 	$(BIN)/python -m benchmarks.soak --seconds 60
@@ -43,6 +61,8 @@ lock: $(VENV)/.dev  ## Pin requirements/*.in, with all that they need, into requ
 	$(call pin,serve,requirements-serve.txt)
 	$(call pin,test,requirements.txt)
 	$(call pin,dev,requirements-dev.txt)
+	$(call pin,hub,requirements-hub.txt)
+	sed -i 's/^\(torch==[0-9.]*\)+[a-z0-9]*/\1/' requirements-hub.txt  # any build of PyTorch will do
 
 clean:  ## Remove the virtual environment and caches, not the model files
 	rm -rf $(VENV) .mypy_cache .pytest_cache .hypothesis
@@ -66,6 +86,12 @@ $(VENV)/.serve: requirements-serve.txt | $(BIN)/python
 
 $(VENV)/.test: requirements.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@ $(VENV)/.serve
+
+$(VENV)/.hub: requirements-hub.txt requirements-hub-exporter.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-hub.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		-r requirements-hub-exporter.txt
 	@touch $@ $(VENV)/.serve
 
 $(VENV)/.dev: requirements-dev.txt | $(BIN)/python

@@ -1,19 +1,22 @@
 """`python -m app.cli`: look after catalogs and model files without serving.
 
-check  validate a catalog and show what it needs
-pull   fetch the model files
+check  validate a catalog and show what it would load, from where, and what that takes
+pull   fetch the model files and prepare the checkpoints
 """
 
 import argparse
 import hashlib
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from app.core.config import Settings, load_settings
-from app.core.errors import ServingError
+from app.core.errors import CannotLoad, ServingError
 from app.core.logging import configure_logging
 from app.models.catalog import load_catalog, profile_path
+from app.models.planned import Planned, Wanted
+from app.models.preparation import Stores, open_stores, wanted_by
 from app.models.progress import progress_for_stderr
 from app.models.spec import ModelFile, ModelSpec
 from app.models.store import ModelStore, fetch_all, files_of, is_local
@@ -27,10 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         configure_logging(settings.log_format, settings.effective_log_level)
         path = _catalog_path(options.catalog, settings)
         specs = load_catalog(path)
-        store = ModelStore(settings.model_store, progress_for_stderr())
+        stores = open_stores(settings, progress_for_stderr())
         if options.command == "pull":
-            return _pull(specs, store)
-        return _print_hashes(specs, store) if options.hashes else _check(path, specs, store)
+            return _pull(specs, stores)
+        return _print_hashes(specs, stores.files) if options.hashes else _check(path, specs, stores)
     except ServingError as error:
         return _complain(str(error))
     except KeyboardInterrupt:
@@ -48,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="print sha256 and size of the file:// sources as they are now",
     )
-    pull = commands.add_parser("pull", help="fetch the model files into MODEL_STORE")
+    pull = commands.add_parser("pull", help="fetch and prepare everything into MODEL_STORE")
     for command in (check, pull):
         command.add_argument(
             "catalog",
@@ -63,22 +66,80 @@ def _catalog_path(given: Path | None, settings: Settings) -> Path:
     return given or settings.model_catalog or profile_path(settings.model_profile)
 
 
-def _check(path: Path, specs: Sequence[ModelSpec], store: ModelStore) -> int:
-    files = files_of(specs)
+def _check(path: Path, specs: Sequence[ModelSpec], stores: Stores) -> int:
+    store, files = stores.files, files_of(specs)
     problems = {file: store.problem(file) for file in files}
+    checkpoints = [_Looked.at(wanted, stores) for wanted in wanted_by(specs)]
     for spec in specs:
         default = " (default)" if spec.is_default else ""
         print(f"{spec.key}{default}: {spec.task} on {spec.runtime}, {spec.artefact.name}")
         for file in (*spec.artefact.files, *spec.task_files):
             state = _state(file, problems[file])
             print(f"    {file.role:<10} {_mb([file]):>10}  {state:<12} {file.source}")
+        for looked in checkpoints:
+            if looked.wanted.checkpoint == spec.artefact.checkpoint:
+                print(looked.described)
     wanted = [file for file in files if problems[file] and not is_local(file)]
     broken = [file for file in files if problems[file] and is_local(file)]
     print(f"{path}: {len(specs)} versions, {len(files)} files, {_mb(files)}")
     print(f"to download: {len(wanted)} files, {_mb(wanted)}, into {store.root}")
+    if checkpoints:
+        print(_total(checkpoints))
     for file in broken:
         _complain(f"{store.path_of(file)} {problems[file]}")
-    return 2 if broken else 0
+    for looked in checkpoints:
+        if looked.problem:
+            _complain(f"{looked.wanted.checkpoint.source}: {looked.problem}")
+    return 2 if broken or any(looked.problem for looked in checkpoints) else 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Looked:
+    """A checkpoint, and what is known of it before anything is fetched."""
+
+    wanted: Wanted
+    planned: Planned | None = None
+    prepared_bytes: int | None = None
+    problem: str = ""
+
+    @classmethod
+    def at(cls, wanted: Wanted, stores: Stores) -> "_Looked":
+        try:
+            found = stores.checkpoints.find(wanted)
+            if found is not None:
+                return cls(wanted, prepared_bytes=found.manifest.size_bytes)
+            return cls(wanted, stores.checkpoints.plan(wanted))
+        except CannotLoad as error:
+            return cls(wanted, problem=str(error))
+
+    @property
+    def described(self) -> str:
+        head = f"    checkpoint  {self.wanted.checkpoint.source}"
+        if self.problem:
+            return f"{head}\n        cannot be used: {self.problem}"
+        if self.planned is None:
+            return f"{head}\n        prepared, {_megabytes(self.prepared_bytes or 0)}"
+        plan, commit = self.planned.plan, self.planned.commit
+        torch = ", with PyTorch" if plan.needs_torch else ""
+        return (
+            f"{head}\n        {plan.architecture}, {plan.format}"
+            f"{f', commit {commit[:12]}' if commit else ''}\n"
+            f"        download {_megabytes(plan.download_bytes)}, {len(plan.files)} files; "
+            f"prepared {_megabytes(plan.prepared_bytes)} ({self.wanted.checkpoint.precision}"
+            f"{torch}) for {self.planned.runtime}\n"
+            f"        memory: about {_megabytes(plan.prepare_memory_bytes)} to prepare, "
+            f"{_megabytes(plan.serve_memory_bytes)} to serve"
+        )
+
+
+def _total(checkpoints: Sequence[_Looked]) -> str:
+    plans = [looked.planned.plan for looked in checkpoints if looked.planned is not None]
+    return (
+        f"to prepare: {len(plans)} of {len(checkpoints)} checkpoints, "
+        f"{_megabytes(sum(plan.download_bytes for plan in plans))} to download, "
+        f"{_megabytes(sum(plan.prepared_bytes for plan in plans))} to keep, at most "
+        f"{_megabytes(max((plan.prepare_memory_bytes for plan in plans), default=0))} of memory"
+    )
 
 
 def _print_hashes(specs: Sequence[ModelSpec], store: ModelStore) -> int:
@@ -99,10 +160,24 @@ def _print_hashes(specs: Sequence[ModelSpec], store: ModelStore) -> int:
     return status
 
 
-def _pull(specs: Sequence[ModelSpec], store: ModelStore) -> int:
-    files = fetch_all(specs, store)
-    print(f"{len(files)} files, {_mb(files)}, ready in {store.root}")
-    return 0
+def _pull(specs: Sequence[ModelSpec], stores: Stores) -> int:
+    """Everything that can be brought is brought; what cannot is named at the end."""
+    status = 0
+    try:
+        files = fetch_all(specs, stores.files)
+        print(f"{len(files)} files, {_mb(files)}, ready in {stores.files.root}")
+    except CannotLoad as error:
+        status = _complain(str(error))
+    for wanted in wanted_by(specs):
+        source = wanted.checkpoint.source
+        try:
+            found = stores.checkpoints.bring(wanted, lambda what: print(f"    {what}", flush=True))
+        except CannotLoad as error:
+            status = _complain(f"{source}: {error}")
+            continue
+        size = _megabytes(found.manifest.size_bytes)
+        print(f"{source}: {size} for {found.manifest.runtime}, ready in {found.folder}")
+    return status
 
 
 def _state(file: ModelFile, problem: str | None) -> str:
@@ -113,6 +188,10 @@ def _state(file: ModelFile, problem: str | None) -> str:
 
 def _mb(files: Iterable[ModelFile]) -> str:
     return f"{sum(file.size_bytes for file in files) / 1e6:.1f} MB"
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:.0f} MB"
 
 
 def _complain(problem: str) -> int:

@@ -28,9 +28,9 @@ from app.core.logging import configure_logging
 from app.core.metrics import Metrics
 from app.models.catalog import load_catalog, profile_path
 from app.models.loader import Fleet, build_fleet
+from app.models.preparation import open_stores
 from app.models.progress import progress_for_stderr
 from app.models.spec import ModelSpec
-from app.models.store import ModelStore
 from app.services.inference_service import InferenceService
 from app.services.model_service import ModelService
 
@@ -62,8 +62,8 @@ class Application:
 def create_app(settings: Settings, specs: Sequence[ModelSpec]) -> Application:
     """Wire everything together. The workers live as long as the app's lifespan."""
     metrics, clock = Metrics(), MonotonicClock()
-    store = ModelStore(settings.model_store, progress_for_stderr())
-    fleet = build_fleet(specs, store, settings, metrics, clock)
+    stores = open_stores(settings, progress_for_stderr())
+    fleet = build_fleet(specs, stores, settings, metrics, clock)
     inference = InferenceService(
         fleet.registry,
         metrics,

@@ -19,7 +19,7 @@ class Deployment:
 
     @property
     def task(self) -> TaskInfo:
-        return task_info(self.spec.task)
+        return task_info(self.spec.task, self.spec.kind)
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:

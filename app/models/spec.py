@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from app.core.checkpoint import Kind, Precision
+
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
 
 
@@ -25,11 +27,31 @@ class ModelFile:
 
 
 @dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A whole checkpoint as its publisher laid it out; prepared once, before it is served.
+
+    source: `hf://owner/name@revision` or `file:///folder`. allow_pickle: read weights that exist
+    only as a pickle (weights alone, in a process of their own). accept_parity: serve it even when
+    the prepared files stay below the bar beside the original. max_tokens: a longest input below
+    the checkpoint's own; None: the checkpoint's. runtime: the one that was asked for; None lets the
+    preparation choose the best for the architecture.
+    """
+
+    source: str
+    precision: Precision = "int8"
+    allow_pickle: bool = False
+    accept_parity: bool = False
+    max_tokens: int | None = None
+    runtime: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Artefact:
-    """Files of one checkpoint, by role (`model`, `tokenizer`, `head`...)."""
+    """What a worker loads: pinned files by role (`model`, `tokenizer`...), or a checkpoint."""
 
     name: str
-    files: tuple[ModelFile, ...]
+    files: tuple[ModelFile, ...] = ()
+    checkpoint: Checkpoint | None = None
     license: str = ""
     origin: str = ""
 
@@ -43,6 +65,7 @@ class ModelSpec:
     task: str
     artefact: Artefact
     runtime: str
+    kind: Kind = "vectors"
     description: str = ""
     runtime_options: Mapping[str, Any] = field(default_factory=dict)
     task_options: Mapping[str, Any] = field(default_factory=dict)
@@ -57,4 +80,8 @@ class ModelSpec:
 
     @property
     def sharing_key(self) -> tuple[str, str, str]:
-        return (self.artefact.name, self.runtime, repr(sorted(self.runtime_options.items())))
+        return (
+            self.artefact.name,
+            f"{self.runtime}/{self.kind}",
+            repr(sorted(self.runtime_options.items())),
+        )

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.models.registry import Deployment, Registry
+from app.models.spec import Checkpoint
 from app.workers.supervisor import ServingState
 
 
@@ -69,15 +70,18 @@ def _describe(deployment: Deployment) -> dict[str, Any]:
         "description": spec.description,
         "task": spec.task,
         "model_type": deployment.task.model_type,
-        "runtime": spec.runtime,
+        "runtime": status.artefact.get("runtime", spec.runtime),
         "artefact": {
             "name": spec.artefact.name,
             "license": spec.artefact.license,
             "origin": spec.artefact.origin,
             "size_bytes": sum(file.size_bytes for file in spec.artefact.files),
+            **_checkpoint(spec.artefact.checkpoint),
+            **status.artefact,
         },
         "parameters": [parameter.describe() for parameter in deployment.parameters],
         "max_input_tokens": status.max_tokens,
+        **({"signature": status.signature} if status.signature else {}),
         "default_timeout_ms": spec.default_timeout_ms,
         "worker": {
             "name": deployment.supervisor.name,
@@ -88,3 +92,9 @@ def _describe(deployment: Deployment) -> dict[str, Any]:
             "calibration": status.calibration,
         },
     }
+
+
+def _checkpoint(checkpoint: Checkpoint | None) -> dict[str, Any]:
+    if checkpoint is None:
+        return {}
+    return {"source": checkpoint.source, "precision": checkpoint.precision}

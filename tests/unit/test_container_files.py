@@ -17,6 +17,7 @@ BALANCER = COMPOSE["services"]["load-balancer"]
 HAPROXY = (ROOT / "docker/haproxy.cfg").read_text(encoding="utf-8")
 IGNORED = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
 
+HUB_CLIENT = {"HF_ENDPOINT", "HF_HUB_OFFLINE", "HF_TOKEN"}  # read by the hub's own client
 Step = tuple[str, str]
 
 
@@ -95,10 +96,13 @@ class TestDockerfile:
     def test_only_the_servers_own_requirements_go_in(self):
         installs = [rest for name, rest in BUILD if name == "RUN" and "pip install" in rest]
         assert len(installs) == 1
-        assert installs[0].endswith("-r /build/requirements-serve.txt")
+        always, _, on_request = installs[0].partition('&& if [ "$WITH_HUB" = 1 ]; then')
+        assert always.rstrip().endswith("-r /build/requirements-serve.txt")
+        assert "requirements-hub.txt" not in always.partition("pip install")[2]
+        assert "--no-deps -r /build/requirements-hub-exporter.txt" in on_request
 
     def test_models_are_baked_in_only_when_asked(self):
-        assert the("ARG", BUILD) == "WITH_MODELS=0"
+        assert {"WITH_MODELS=0", "WITH_HUB=0"} <= {r for name, r in BUILD if name == "ARG"}
         (pull,) = (rest for name, rest in BUILD if name == "RUN" and "app.cli pull" in rest)
         assert 'if [ "$WITH_MODELS" = 1 ]' in pull
 
@@ -111,9 +115,9 @@ class TestDockerfile:
     def test_what_it_copies_is_there_and_let_through(self, stage):
         for name, rest in stage:
             if name == "COPY" and not rest.startswith("--from"):
-                source = rest.split()[0]
-                assert (ROOT / source).exists(), source
-                assert f"!{source}" in IGNORED, source
+                for source in rest.split()[:-1]:
+                    assert (ROOT / source).exists(), source
+                    assert f"!{source}" in IGNORED, source
 
 
 class TestDockerignore:
@@ -121,7 +125,12 @@ class TestDockerignore:
         rules = [line for line in IGNORED if line and not line.startswith("#")]
         assert rules[0] == "*"
         allowed = {rule for rule in rules if rule.startswith("!")}
-        assert allowed == {"!app", "!requirements-serve.txt", "!LICENSE"}
+        requirements = ("serve", "hub", "hub-exporter")
+        assert allowed == {
+            "!app",
+            "!LICENSE",
+            *(f"!requirements-{name}.txt" for name in requirements),
+        }
 
 
 class TestCompose:
@@ -137,7 +146,7 @@ class TestCompose:
     def test_the_backend_is_built_from_the_dockerfile(self):
         assert BACKEND["build"]["context"] == "."
         assert (ROOT / BACKEND["build"]["dockerfile"]).exists()
-        assert set(BACKEND["build"]["args"]) == {"WITH_MODELS"}
+        assert set(BACKEND["build"]["args"]) == {"WITH_MODELS", "WITH_HUB", "MODEL_PROFILE"}
 
     @pytest.mark.parametrize("service", [BACKEND, BALANCER], ids=["backend", "balancer"])
     def test_a_container_may_do_no_more_than_it_must(self, service):
@@ -154,7 +163,7 @@ class TestCompose:
         assert "models" in COMPOSE["volumes"]
 
     def test_every_setting_reaches_the_container_and_nothing_else(self):
-        assert set(BACKEND["environment"]) == VARIABLES
+        assert set(BACKEND["environment"]) == VARIABLES | HUB_CLIENT
 
     def test_a_setting_that_is_not_given_keeps_the_servers_default(self):
         """`NAME: ${NAME:-}` would hand the server an empty string."""

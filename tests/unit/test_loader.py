@@ -1,17 +1,22 @@
 """Which versions share a worker, and what the worker is told. Nothing is fetched or started."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
+from app.core.checkpoint import Manifest
 from app.core.clock import MonotonicClock
 from app.core.config import Settings
-from app.core.errors import FileUnavailable
+from app.core.errors import CannotLoad, FileUnavailable
 from app.core.metrics import Metrics
 from app.models.loader import Fleet, build_fleet, group_by_artefact
-from app.models.spec import Artefact, ModelFile, ModelSpec
+from app.models.planned import Wanted
+from app.models.preparation import Stores
+from app.models.prepared import Prepared, PreparedStore
+from app.models.spec import Artefact, Checkpoint, ModelFile, ModelSpec
 from app.models.store import ModelStore
 from app.workers.messages import HostedVersion, Load
 from app.workers.supervisor import Preparation, ServingState
@@ -40,6 +45,9 @@ class HasFiles:
         self.missing = missing
         self.fetched: list[str] = []
 
+    def problem(self, file: ModelFile) -> str | None:
+        return "is not there yet"
+
     def fetch(self, file: ModelFile) -> Path:
         if file.source in self.missing:
             raise FileUnavailable(f"{file.source} is missing")
@@ -50,22 +58,55 @@ class HasFiles:
         pass
 
 
+class HasCheckpoints:
+    """A store whose checkpoint is prepared, or is being prepared when it is asked for."""
+
+    def __init__(self, prepared: Prepared | None = None) -> None:
+        self.prepared = prepared
+
+    def find(self, wanted: Wanted) -> Prepared | None:
+        return self.prepared
+
+    def bring(self, wanted: Wanted, tell: Callable[[str], None]) -> Prepared:
+        if self.prepared is None:
+            raise CannotLoad(f"{wanted.checkpoint.source} as {wanted.kind} cannot be had")
+        tell("looking at it")
+        return self.prepared
+
+    def stop(self) -> None:
+        pass
+
+
 def settings_of(**values: Any) -> Settings:
     return Settings(_env_file=None, **{"cpu_threads": 2, **values})  # type: ignore[call-arg]
 
 
-def fleet_of(specs: list[ModelSpec], store: HasFiles | None = None, **values: Any) -> Fleet:
-    store = store or HasFiles()
-    settings = settings_of(**values)
-    return build_fleet(specs, cast(ModelStore, store), settings, Metrics(), MonotonicClock())
+def fleet_of(
+    specs: list[ModelSpec],
+    store: HasFiles | None = None,
+    checkpoints: HasCheckpoints | None = None,
+    **values: Any,
+) -> Fleet:
+    stores = Stores(
+        cast(ModelStore, store or HasFiles()),
+        cast(PreparedStore, checkpoints or HasCheckpoints()),
+    )
+    return build_fleet(specs, stores, settings_of(**values), Metrics(), MonotonicClock())
+
+
+def ignore(what: str) -> None:
+    """Nobody listens to how far it is."""
 
 
 async def prepared(
-    specs: list[ModelSpec], store: HasFiles | None = None, **values: Any
+    specs: list[ModelSpec],
+    store: HasFiles | None = None,
+    checkpoints: HasCheckpoints | None = None,
+    **values: Any,
 ) -> Preparation:
     """What the first worker would be told."""
-    supervisor, *_ = fleet_of(specs, store, **values).supervisors
-    return await supervisor._prepare()
+    supervisor, *_ = fleet_of(specs, store, checkpoints, **values).supervisors
+    return await supervisor._prepare(ignore)
 
 
 async def loaded(specs: list[ModelSpec], **values: Any) -> Load:
@@ -152,8 +193,9 @@ async def test_a_worker_without_any_version_left_is_not_started():
         await prepared([SPECS[2]], HasFiles("file://head.json"))
 
 
-async def test_a_generating_worker_has_nothing_to_calibrate():
-    assert (await loaded([SPECS[1]])).calibration_path == ""
+@pytest.mark.parametrize("spec", [SPECS[1], a_spec("iris:v1", "tensors")], ids=lambda s: s.task)
+async def test_steps_and_tensors_have_nothing_to_calibrate(spec):
+    assert (await loaded([spec])).calibration_path == ""
 
 
 async def test_a_calibration_is_kept_in_the_store_and_found_again():
@@ -205,5 +247,59 @@ async def test_files_are_fetched_one_after_the_other():
 
     store = Watches()
     fleet = fleet_of(SPECS, store)
-    await asyncio.gather(*(supervisor._prepare() for supervisor in fleet.supervisors))
+    await asyncio.gather(*(supervisor._prepare(ignore) for supervisor in fleet.supervisors))
     assert len(store.fetched) == 3
+
+
+MANIFEST = Manifest(
+    kind="tokens",
+    runtime="openvino_llm",
+    architecture="GPT2LMHeadModel",
+    precision="int8",
+    files={"model": ".", "tokenizer": "tokenizer.json"},
+    runtime_options={"max_tokens": 1024, "precision": "int8"},
+    generation={"do_sample": True},
+    size_bytes=125_000_000,
+)
+GPT2 = Prepared(MANIFEST, Path("/store/prepared/123"), "0a" * 20)
+
+
+def a_checkpoint(key: str = "generator:v1", **fields: Any) -> ModelSpec:
+    checkpoint = Checkpoint(f"hf://org/gpt2@{'0a' * 20}")
+    name, _, version = key.partition(":")
+    artefact = Artefact("gpt2", checkpoint=checkpoint)
+    return ModelSpec(name, version, "generate", artefact, "openvino_llm", "tokens", **fields)
+
+
+async def test_a_prepared_checkpoint_is_loaded_as_its_manifest_says():
+    load = await loaded([a_checkpoint()], checkpoints=HasCheckpoints(GPT2))
+
+    assert (load.runtime, load.kind) == ("openvino_llm", "tokens")
+    assert load.files["tokenizer"] == "/store/prepared/123/tokenizer.json"
+    assert load.options == {"max_tokens": 1024, "precision": "int8"}
+    assert load.versions == [
+        HostedVersion("generator:v1", "generate", {"generation": {"do_sample": True}}, {})
+    ]
+
+
+async def test_options_of_the_catalog_win_over_those_of_the_checkpoint():
+    spec = a_checkpoint(
+        runtime_options={"max_tokens": 64}, task_options={"generation": {"do_sample": False}}
+    )
+    load = await loaded([spec], checkpoints=HasCheckpoints(GPT2))
+
+    assert load.options == {"max_tokens": 64, "precision": "int8"}
+    assert load.versions[0].options == {"generation": {"do_sample": False}}
+
+
+async def test_what_is_known_of_a_checkpoint_is_shown():
+    facts = (await prepared([a_checkpoint()], checkpoints=HasCheckpoints(GPT2))).facts
+
+    assert facts["commit"] == "0a" * 20
+    assert (facts["architecture"], facts["size_bytes"]) == ("GPT2LMHeadModel", 125_000_000)
+    assert "parity" not in facts
+
+
+async def test_a_checkpoint_that_cannot_be_had_fails_its_versions():
+    with pytest.raises(CannotLoad, match="as tokens cannot be had"):
+        await prepared([a_checkpoint()])

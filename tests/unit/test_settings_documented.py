@@ -15,7 +15,14 @@ ROOT = Path(__file__).parents[2]
 EXAMPLE = (ROOT / ".env.example").read_text(encoding="utf-8")
 FIELDS = {name.upper(): field for name, field in Settings.model_fields.items()}
 PRODUCTS_OWN = ["DEBUG", "HOST", "PORT", "DEFAULT_MODEL", "MAX_BATCH_SIZE", "BATCH_TIMEOUT_MS"]
-COMPOSE_ALONE = {"BIND_ADDRESS", "REPLICA_MEMORY", "STOP_GRACE_PERIOD", "WITH_MODELS"}
+COMPOSE_ALONE = {
+    "BIND_ADDRESS",
+    "REPLICA_MEMORY",
+    "STOP_GRACE_PERIOD",
+    "WITH_HUB",
+    "WITH_MODELS",
+}
+HUB_CLIENT = {"HF_ENDPOINT", "HF_HOME", "HF_HUB_OFFLINE", "HF_TOKEN"}
 
 ENTRY = re.compile(r"((?:^# .*\n)+?)^(# )?([A-Z_]+)=(.*)$", re.MULTILINE)
 ROW = re.compile(r"^\| `([A-Z_]+)` \|([^|]*)\|(.*)\|$", re.MULTILINE)
@@ -78,7 +85,9 @@ def test_the_example_begins_with_the_products_own_variables():
 
 
 def test_the_example_names_nothing_that_nobody_reads():
-    assert {name for *_, name, _ in ENTRY.findall(EXAMPLE)} <= set(FIELDS) | COMPOSE_ALONE
+    assert {name for *_, name, _ in ENTRY.findall(EXAMPLE)} <= (
+        set(FIELDS) | COMPOSE_ALONE | HUB_CLIENT
+    )
 
 
 @pytest.mark.parametrize("variable", FIELDS)

@@ -22,6 +22,7 @@ class Bench:
         deployments = [
             a_deployment(a_spec("sentiment:v1", "classify", default_timeout_ms=500), self.minilm),
             a_deployment(a_spec("generator:v1", "generate"), self.smollm),
+            a_deployment(a_spec("iris:v1", "tensors"), self.minilm),
         ]
         for deployment in deployments:
             spec = deployment.spec
@@ -60,7 +61,9 @@ def says(value: str) -> Outcome:
 
 async def test_a_request_without_a_model_goes_to_the_default_one_with_default_parameters(bench):
     call = await bench.begin(InferenceRequest("fine"))
-    assert bench.minilm.submitted == [("sentiment:v1", "fine", {"truncate": False}, 500.0)]
+    assert bench.minilm.submitted == [
+        ("sentiment:v1", "fine", {"truncate": False, "top_k": None}, 500.0)
+    ]
 
     bench.minilm.waits[0].set_result(says("positive"))
     (result,) = await call
@@ -195,3 +198,23 @@ async def test_every_outcome_is_counted_once_where_it_belongs(bench):
 
 async def test_no_inputs_are_no_results(bench):
     assert await bench.service.infer([]) == []
+
+
+async def test_tensors_reach_the_worker_of_a_version_that_takes_them(bench):
+    inputs = {"x": [[1.5]]}
+    call = await bench.begin(InferenceRequest("", "iris", inputs=inputs))
+    bench.minilm.waits[0].set_result(says("done"))
+    (result,) = await call
+
+    assert bench.minilm.inputs == [inputs]
+    assert result.model_type == "tensors"
+
+
+async def test_text_for_tensors_and_tensors_for_text_are_refused_with_what_is_taken(bench):
+    assert await bench.refusal(InferenceRequest("a", "iris")) == (
+        "invalid_request: text is not what iris:v1 takes; send inputs: named tensors; /models "
+        "shows their types and shapes"
+    )
+    assert await bench.refusal(InferenceRequest("", inputs={"x": [1]})) == (
+        "invalid_request: inputs is not what sentiment:v1 takes; send text"
+    )

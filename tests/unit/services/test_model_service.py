@@ -102,4 +102,18 @@ def test_a_version_shows_what_it_takes_and_how_its_worker_is():
     assert (version["worker"]["load_s"], version["worker"]["restarts"]) == (4.25, 1)
     parameters = {parameter["name"]: parameter for parameter in version["parameters"]}
     assert parameters["temperature"]["maximum"] == 2
-    assert parameters["temperature"]["default"] == 0.7
+    assert parameters["temperature"]["default"] is None
+    assert "else 0.7" in parameters["temperature"]["description"]
+
+
+def test_a_version_that_takes_tensors_shows_their_names_types_and_shapes():
+    signature = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 4]}], "outputs": []}
+    worker = AnswersWhenTold("iris")
+    worker.status = Status(ServingState.READY, signature=signature)
+    served = a_deployment(a_spec("iris:v1", "tensors"), worker)
+    text = a_deployment(a_spec("sentiment:v1", "classify"))
+
+    iris, sentiment = ModelService(Registry([served, text])).describe()
+
+    assert iris["versions"][0]["signature"] == signature
+    assert "signature" not in sentiment["versions"][0]

@@ -1,0 +1,319 @@
+"""Prepared checkpoints: made once from what a publisher laid out, kept in the store, served from.
+
+    prepared/<key>/manifest.json and the files it names     whole, or not there
+    revisions/<key>.json                                    what a tag or branch was resolved to
+    locks/ temp/                                            one maker per key; unfinished work
+
+The key is a hash of everything that shapes the result: the commit or the files' sizes and times,
+kind, runtime, precision, and the pinned tools (toolchain.py). The making itself is an errand in a
+process of its own (app/preparing), so that PyTorch never enters the server.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+from filelock import FileLock, Timeout
+
+from app.core.checkpoint import MANIFEST, Manifest, Parity
+from app.core.errands import News
+from app.core.errors import CannotLoad, FileUnavailable
+from app.models.errands import Errands
+from app.models.hub import Hub
+from app.models.keys import key_of
+from app.models.planned import Origin, Planned, Wanted, origin_of, plan_for
+from app.models.resources import require_disk, require_memory
+from app.models.sources import HfSource, parse_checkpoint_source
+from app.models.spec import Checkpoint
+from app.models.toolchain import TOOLCHAIN
+from app.preparing.job import PrepareJob
+from app.preparing.plan import Plan
+
+FORMAT = "1"  # raise it when the same job would give another result
+LOCK_POLL_S = 0.5
+NO_TOOLS = (
+    "preparing it needs PyTorch and the converters of requirements-hub.txt: run `make hub`, build "
+    "the image with WITH_HUB=1, or prepare it elsewhere and copy MODEL_STORE"
+)
+Tell = Callable[[str], None]
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What can be loaded. files: absolute paths by role; commit: empty for folders."""
+
+    manifest: Manifest
+    folder: Path
+    commit: str = ""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What `/models` shows of it."""
+        manifest = self.manifest
+        shown = {
+            "commit": self.commit,
+            "architecture": manifest.architecture,
+            "precision": manifest.precision,
+            "runtime": manifest.runtime,
+            "size_bytes": manifest.size_bytes,
+            "generation": manifest.generation,
+            "tools": manifest.tools,
+            "prepare_s": round(manifest.prepare_s, 1),
+        }
+        facts = {name: value for name, value in shown.items() if value}
+        return {**facts, "parity": _shown_parity(manifest.parity)} if manifest.parity else facts
+
+    @property
+    def files(self) -> dict[str, str]:
+        return {role: str(self.folder / path) for role, path in self.manifest.files.items()}
+
+
+class PreparedStore:
+    """`bring` blocks: call it from a thread; `errands.stop` ends it from anywhere."""
+
+    def __init__(self, root: Path, hub: Hub, errands: Errands, threads: int) -> None:
+        self.root = root
+        self._hub = hub
+        self._errands = errands
+        self._threads = threads
+
+    def stop(self) -> None:
+        """End what is being fetched or prepared, and refuse more."""
+        self._errands.stop()
+
+    def find(self, wanted: Wanted) -> Prepared | None:
+        """What is there already, without a look at the network; None where that cannot be known."""
+        source = parse_checkpoint_source(wanted.checkpoint.source)
+        if not isinstance(source, HfSource):
+            try:
+                return self._look(self._folder(wanted, origin_of(source.path).identity))
+            except FileUnavailable:
+                return None
+        return self._look_at_commit(wanted, source.revision) if source.is_pinned else None
+
+    def plan(self, wanted: Wanted) -> Planned:
+        """What preparing would take. Raises CannotLoad or FileUnavailable."""
+        origin = self._origin(wanted)
+        return plan_for(wanted, origin.listing, origin.commit)
+
+    def bring(self, wanted: Wanted, tell: Tell) -> Prepared:
+        """Fetched, prepared and checked. Raises CannotLoad or FileUnavailable with the reason.
+
+        tell: is called with what is being done, in words.
+        """
+        found = self.find(wanted) or self._find_resolved(wanted, tell)
+        _refuse_below_the_bar(wanted.checkpoint, found.manifest)
+        return found
+
+    def _find_resolved(self, wanted: Wanted, tell: Tell) -> Prepared:
+        """The same once the revision is resolved; made where it is not there."""
+        try:
+            origin = self._origin(wanted)
+        except FileUnavailable as error:
+            found = self._look_at_commit(wanted, self._remembered_commit(wanted.checkpoint))
+            if found is None:
+                raise
+            _log.warning("revision_not_resolved", served=found.commit, reason=str(error))
+            return found
+        folder = self._folder(wanted, origin.identity)
+        found = self._look(folder, origin.commit) or self._make(wanted, origin, folder, tell)
+        if origin.commit:
+            self._remember_commit(wanted.checkpoint, origin.commit)
+        return found
+
+    def _origin(self, wanted: Wanted) -> Origin:
+        source = parse_checkpoint_source(wanted.checkpoint.source)
+        if not isinstance(source, HfSource):
+            return origin_of(source.path)
+        described = self._hub.describe(source)
+        return Origin(described.listing, (described.commit,), described.commit)
+
+    def _make(self, wanted: Wanted, origin: Origin, folder: Path, tell: Tell) -> Prepared:
+        planned = plan_for(wanted, origin.listing, origin.commit)
+        plan = planned.plan
+        if plan.needs_torch and find_spec("torch") is None:
+            raise CannotLoad(NO_TOOLS)
+        try:
+            with self._only_maker_of(folder.name, tell):
+                found = self._look(folder, origin.commit)
+                if found is not None:
+                    return found  # another process made it while this one waited
+                self._clear_unfinished(folder.name)
+                self._require_room(plan)
+                source = origin.folder or self._fetch(wanted.checkpoint, plan, tell)
+                self._require_room(plan)  # what was fetched may lie on the same disk
+                manifest = self._prepare(wanted, planned, source, folder, tell)
+        except OSError as error:
+            raise CannotLoad(f"the store {self.root} cannot be used: {error}") from error
+        return Prepared(manifest, folder, origin.commit)
+
+    def _require_room(self, plan: Plan) -> None:
+        require_disk(self.root, plan.prepared_bytes + plan.draft_bytes, "the prepared files")
+        require_memory(plan.prepare_memory_bytes, "preparing it")
+
+    def _fetch(self, checkpoint: Checkpoint, plan: Plan, tell: Tell) -> Path:
+        source = parse_checkpoint_source(checkpoint.source)
+        if not isinstance(source, HfSource):
+            raise CannotLoad(f"{checkpoint.source} is not in a hub")
+        tell(f"fetching {checkpoint.source}, {plan.download_bytes / 1e6:.0f} MB")
+        return self._hub.fetch(source, allow_pickle=checkpoint.allow_pickle).folder
+
+    def _prepare(
+        self, wanted: Wanted, planned: Planned, source: Path, folder: Path, tell: Tell
+    ) -> Manifest:
+        def on_news(news: News) -> None:
+            step = f" ({news.done} of {news.total})" if news.total else ""
+            tell(f"preparing: {news.what}{step}")
+            _log.info("preparing", source=wanted.checkpoint.source, step=news.what)
+
+        temp = self.root / "temp"
+        temp.mkdir(parents=True, exist_ok=True)
+        draft, scratch = (
+            Path(tempfile.mkdtemp(prefix=f"{folder.name}-", dir=temp)) for _ in range(2)
+        )
+        job = PrepareJob(
+            source_folder=str(source),
+            out_folder=str(draft),
+            kind=wanted.kind,
+            task=wanted.task,
+            runtime=planned.runtime,
+            format=planned.plan.format,
+            precision=wanted.checkpoint.precision,
+            max_tokens=wanted.checkpoint.max_tokens,
+            threads=self._threads,
+            source=wanted.checkpoint.source,
+        )
+        try:
+            result = self._errands.run("app.preparing", job, on_news, _environment(scratch))
+            manifest = msgspec.convert(result, Manifest)
+            draft.chmod(0o755)
+            _put_on_disk(draft)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)  # what is there is not whole
+            os.replace(draft, folder)
+            return manifest
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def _look(self, folder: Path, commit: str = "") -> Prepared | None:
+        try:
+            content = (folder / MANIFEST).read_bytes()
+            manifest = msgspec.json.decode(content, type=Manifest)
+        except FileNotFoundError:
+            return None
+        except msgspec.DecodeError as error:
+            _log.warning("prepared_files_damaged", path=str(folder), reason=str(error))
+            return None
+        except OSError as error:
+            raise CannotLoad(f"{folder / MANIFEST} cannot be read: {error}") from error
+        missing = [path for path in manifest.files.values() if not (folder / path).exists()]
+        if missing:
+            _log.warning("prepared_files_missing", path=str(folder), missing=missing)
+            return None
+        return Prepared(manifest, folder, commit)
+
+    def _folder(self, wanted: Wanted, identity: tuple[object, ...]) -> Path:
+        checkpoint = wanted.checkpoint
+        repository = checkpoint.source.partition("@")[0]
+        key = key_of(
+            [
+                FORMAT,
+                repository,
+                *identity,
+                wanted.kind,
+                wanted.task if wanted.kind == "scores" else "",
+                checkpoint.runtime,
+                checkpoint.precision,
+                checkpoint.max_tokens,
+                sorted(TOOLCHAIN.items()),
+            ]
+        )
+        return self.root / "prepared" / key
+
+    def _look_at_commit(self, wanted: Wanted, commit: str) -> Prepared | None:
+        return self._look(self._folder(wanted, (commit,)), commit) if commit else None
+
+    def _revision_file(self, checkpoint: Checkpoint) -> Path:
+        return self.root / "revisions" / key_of([checkpoint.source])
+
+    def _remembered_commit(self, checkpoint: Checkpoint) -> str:
+        try:
+            return self._revision_file(checkpoint).read_text(encoding="utf-8")
+        except OSError:
+            return ""
+
+    def _remember_commit(self, checkpoint: Checkpoint, commit: str) -> None:
+        """So that a tag or branch that was served once can be served without the hub."""
+        file = self._revision_file(checkpoint)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(commit, encoding="utf-8")
+        except OSError as error:  # a read-only store
+            _log.debug("revision_not_remembered", reason=str(error))
+
+    @contextmanager
+    def _only_maker_of(self, key: str, tell: Tell) -> Iterator[None]:
+        locks = self.root / "locks"
+        locks.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(locks / f"{key}.lock", preserve_lock_file=True)
+        is_waiting = False
+        while True:
+            try:
+                lock.acquire(timeout=LOCK_POLL_S)
+                break
+            except Timeout:
+                if self._errands.is_stopped:
+                    raise CannotLoad("the server is stopping") from None
+                if not is_waiting:
+                    tell("another process is preparing it")
+                is_waiting = True
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _clear_unfinished(self, key: str) -> None:
+        """Under the lock: what `temp/` holds for this key was left by the killed."""
+        for left in (self.root / "temp").glob(f"{key}-*"):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _shown_parity(parity: Parity) -> dict[str, Any]:
+    return {"passed": parity.has_passed, **msgspec.to_builtins(parity)}
+
+
+def _put_on_disk(folder: Path) -> None:
+    """So that a power cut after the rename finds whole files."""
+    for path in (*folder.rglob("*"), folder):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _environment(scratch: Path) -> dict[str, str]:
+    """Of the process that prepares: no look at the network, scratch files inside the store."""
+    offline = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    return {**os.environ, **offline, "TOKENIZERS_PARALLELISM": "false", "TMPDIR": str(scratch)}
+
+
+def _refuse_below_the_bar(checkpoint: Checkpoint, manifest: Manifest) -> None:
+    parity = manifest.parity
+    if parity is None or parity.has_passed or checkpoint.accept_parity:
+        return
+    raise CannotLoad(
+        "the prepared files differ too much from the original: "
+        f"{'; '.join(parity.failed)} (over {parity.inputs} inputs); choose another precision, or "
+        "say `accept_parity: true` in the catalog to serve them all the same"
+    )
