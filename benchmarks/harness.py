@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tests.e2e.serving import ServerProcess
+from tests.e2e.serving import READY_S, ServerProcess
 
 WORDS = (
     "the service was slow but food came hot and staff were kind we waited long for a table near "
@@ -19,12 +19,12 @@ WORDS = (
 
 
 @contextlib.contextmanager
-def running_server(**settings: object) -> Iterator[ServerProcess]:
-    """A server of its own, ready; it is stopped at the end."""
+def running_server(*, ready_s: float = READY_S, **settings: object) -> Iterator[ServerProcess]:
+    """A server of its own, ready within `ready_s`; it is stopped at the end."""
     with tempfile.TemporaryDirectory() as folder:
         server = ServerProcess(Path(folder), **settings)
         try:
-            server.until_ready()
+            server.until_ready(ready_s)
             yield server
         finally:
             server.end()

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,16 +26,18 @@ def build() -> OpenVinoEncoder:
     return OpenVinoEncoder(files, plan=StreamPlan(streams=1, threads=2), max_tokens=MAX_TOKENS)
 
 
-def run(encoder: OpenVinoEncoder, rows: Sequence[TokenIds], batch: int = 16) -> Vectors:
-    """Vectors in the order of the rows; batches are of like length."""
-    vectors = np.zeros((len(rows), 384), np.float32)
+def run(encoder: Any, rows: Sequence[TokenIds], batch: int = 16) -> Vectors:
+    """Outputs of a runtime over encoders, in the order of the rows; batches are of like length."""
     order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
-    for start in range(0, len(order), batch):
-        part = order[start : start + batch]
-        vectors[part] = encoder.run([rows[index] for index in part])
-    return vectors
+    parts = [order[start : start + batch] for start in range(0, len(order), batch)]
+    found = np.concatenate([encoder.run([rows[index] for index in part]) for part in parts])
+    outputs: Vectors = np.empty_like(found, np.float32)
+    outputs[order] = found
+    return outputs
 
 
-def embed(encoder: OpenVinoEncoder, texts: Sequence[str]) -> Vectors:
+def embed(encoder: Any, texts: Sequence[str]) -> Vectors:
     """Vectors of texts; what is too long is cut."""
-    return run(encoder, [cut(row, MAX_TOKENS) for row in encoder.tokenizer.encode(texts)])
+    return run(
+        encoder, [cut(row, encoder.tokenizer.max_tokens) for row in encoder.tokenizer.encode(texts)]
+    )
