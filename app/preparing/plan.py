@@ -80,7 +80,7 @@ _PREPARED_BYTES: dict[str, float] = {"int8": 1.05, "int4": 0.6, "fp32": 4.0}
 _TOKENIZER_BYTES = 20_000_000  # graph, vocabulary and tokenizer, beside the weights
 # The original as float32 and the export beside it, and torch with its exporter.
 _PREPARE_FACTOR, _PREPARE_BYTES = 2.2, 1_500_000_000
-# Without an exporter the original alone is held in float32: BART-large took less than 4 GB.
+# Without an exporter the original alone is held in float32, and the graphs are made after it.
 _DIRECT_FACTOR = 1.2
 # The weights as the runtime lays them out, and a worker process with its buffers.
 _SERVE_FACTOR, _SERVE_BYTES = 1.3, 250_000_000
