@@ -1,7 +1,7 @@
 """Prepared checkpoints: made once from what a publisher laid out, kept in the store, served from.
 
     prepared/<key>/manifest.json and the files it names     whole, or not there
-    revisions/<key>.json                                    what a tag or branch was resolved to
+    revisions/<key>                                         what a tag or branch was resolved to
     locks/ temp/                                            one maker per key; unfinished work
 
 The key is a hash of everything that shapes the result: the commit or the files' sizes and times,
@@ -10,8 +10,6 @@ process of its own (app/preparing), so that PyTorch never enters the server.
 """
 
 import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -25,12 +23,14 @@ import structlog
 from app.core.checkpoint import MANIFEST, Manifest, Parity
 from app.core.errands import News
 from app.core.errors import CannotLoad, FileUnavailable
+from app.models.drafts import Drafts
 from app.models.errands import Errands
 from app.models.hub import Hub
 from app.models.keys import key_of
 from app.models.locks import locked
 from app.models.planned import Origin, Planned, Wanted, origin_of, plan_for
 from app.models.resources import require_disk, require_memory
+from app.models.revisions import Revisions
 from app.models.sources import HfSource, parse_checkpoint_source
 from app.models.spec import Checkpoint
 from app.models.toolchain import TOOLCHAIN
@@ -84,6 +84,8 @@ class PreparedStore:
         self._hub = hub
         self._errands = errands
         self._threads = threads
+        self._revisions = Revisions(root / "revisions")
+        self._drafts = Drafts(root / "temp")
 
     def stop(self) -> None:
         """End what is being fetched or prepared, and refuse more."""
@@ -118,7 +120,9 @@ class PreparedStore:
         try:
             origin = self._origin(wanted)
         except FileUnavailable as error:
-            found = self._look_at_commit(wanted, self._remembered_commit(wanted.checkpoint))
+            found = self._look_at_commit(
+                wanted, self._revisions.commit_of(wanted.checkpoint.source)
+            )
             if found is None:
                 raise
             _log.warning("revision_not_resolved", served=found.commit, reason=str(error))
@@ -126,7 +130,7 @@ class PreparedStore:
         folder = self._folder(wanted, origin.identity)
         found = self._look(folder, origin.commit) or self._make(wanted, origin, folder, tell)
         if origin.commit:
-            self._remember_commit(wanted.checkpoint, origin.commit)
+            self._revisions.remember(wanted.checkpoint.source, origin.commit)
         return found
 
     def _origin(self, wanted: Wanted) -> Origin:
@@ -146,7 +150,7 @@ class PreparedStore:
                 found = self._look(folder, origin.commit)
                 if found is not None:
                     return found  # another process made it while this one waited
-                self._clear_unfinished(folder.name)
+                self._drafts.clear(folder.name)
                 self._require_room(plan)
                 source = origin.folder or self._fetch(wanted.checkpoint, plan, tell)
                 self._require_room(plan)  # what was fetched may lie on the same disk
@@ -174,35 +178,23 @@ class PreparedStore:
             tell(f"preparing: {news.what}{step}")
             _log.info("preparing", source=wanted.checkpoint.source, step=news.what)
 
-        temp = self.root / "temp"
-        temp.mkdir(parents=True, exist_ok=True)
-        draft, scratch = (
-            Path(tempfile.mkdtemp(prefix=f"{folder.name}-", dir=temp)) for _ in range(2)
-        )
-        job = PrepareJob(
-            source_folder=str(source),
-            out_folder=str(draft),
-            kind=wanted.kind,
-            task=wanted.task,
-            runtime=planned.runtime,
-            format=planned.plan.format,
-            precision=wanted.checkpoint.precision,
-            max_tokens=wanted.checkpoint.max_tokens,
-            threads=self._threads,
-            source=wanted.checkpoint.source,
-        )
-        try:
-            result = self._errands.run("app.preparing", job, on_news, _environment(scratch))
+        with self._drafts.begin(folder.name) as draft:
+            job = PrepareJob(
+                source_folder=str(source),
+                out_folder=str(draft.folder),
+                kind=wanted.kind,
+                task=wanted.task,
+                runtime=planned.runtime,
+                format=planned.plan.format,
+                precision=wanted.checkpoint.precision,
+                max_tokens=wanted.checkpoint.max_tokens,
+                threads=self._threads,
+                source=wanted.checkpoint.source,
+            )
+            result = self._errands.run("app.preparing", job, on_news, _environment(draft.scratch))
             manifest = msgspec.convert(result, Manifest)
-            draft.chmod(0o755)
-            _put_on_disk(draft)
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(folder, ignore_errors=True)  # what is there is not whole
-            os.replace(draft, folder)
-            return manifest
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
-            shutil.rmtree(scratch, ignore_errors=True)
+            draft.publish(folder)
+        return manifest
 
     def _look(self, folder: Path, commit: str = "") -> Prepared | None:
         try:
@@ -242,24 +234,6 @@ class PreparedStore:
     def _look_at_commit(self, wanted: Wanted, commit: str) -> Prepared | None:
         return self._look(self._folder(wanted, (commit,)), commit) if commit else None
 
-    def _revision_file(self, checkpoint: Checkpoint) -> Path:
-        return self.root / "revisions" / key_of([checkpoint.source])
-
-    def _remembered_commit(self, checkpoint: Checkpoint) -> str:
-        try:
-            return self._revision_file(checkpoint).read_text(encoding="utf-8")
-        except OSError:
-            return ""
-
-    def _remember_commit(self, checkpoint: Checkpoint, commit: str) -> None:
-        """So that a tag or branch that was served once can be served without the hub."""
-        file = self._revision_file(checkpoint)
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(commit, encoding="utf-8")
-        except OSError as error:  # a read-only store
-            _log.debug("revision_not_remembered", reason=str(error))
-
     def _only_maker_of(self, key: str, tell: Tell) -> AbstractContextManager[None]:
         return locked(
             self.root / "locks" / f"{key}.lock",
@@ -268,24 +242,9 @@ class PreparedStore:
             stopped=CannotLoad("the server is stopping"),
         )
 
-    def _clear_unfinished(self, key: str) -> None:
-        """Under the lock: what `temp/` holds for this key was left by the killed."""
-        for left in (self.root / "temp").glob(f"{key}-*"):
-            shutil.rmtree(left, ignore_errors=True)
-
 
 def _shown_parity(parity: Parity) -> dict[str, Any]:
     return {"passed": parity.has_passed, **msgspec.to_builtins(parity)}
-
-
-def _put_on_disk(folder: Path) -> None:
-    """So that a power cut after the rename finds whole files."""
-    for path in (*folder.rglob("*"), folder):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _environment(scratch: Path) -> dict[str, str]:
