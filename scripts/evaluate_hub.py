@@ -23,7 +23,8 @@ from app.core.config import load_settings
 from app.core.inference import Sampling
 from app.models.planned import Wanted
 from app.models.preparation import open_stores
-from app.models.prepared import Prepared, PreparedStore
+from app.models.prepared import PreparedStore
+from app.models.prepared_folder import Prepared
 from app.models.progress import progress_for_stderr
 from app.models.spec import Checkpoint
 from app.preparing.figures import compare_tokens, cosines, probabilities

@@ -19,7 +19,8 @@ from app.models.errands import Errands
 from app.models.hub import Hub
 from app.models.keys import key_of
 from app.models.planned import Wanted
-from app.models.prepared import Prepared, PreparedStore
+from app.models.prepared import PreparedStore
+from app.models.prepared_folder import Prepared
 from app.models.progress import Progress
 from app.models.spec import ModelFile, ModelSpec
 from app.models.store import ModelStore

@@ -12,15 +12,13 @@ process of its own (app/preparing), so that PyTorch never enters the server.
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import structlog
 
-from app.core.checkpoint import MANIFEST, Manifest, Parity
+from app.core.checkpoint import Manifest
 from app.core.errands import News
 from app.core.errors import CannotLoad, FileUnavailable
 from app.models.drafts import Drafts
@@ -29,6 +27,7 @@ from app.models.hub import Hub
 from app.models.keys import key_of
 from app.models.locks import locked
 from app.models.planned import Origin, Planned, Wanted, origin_of, plan_for
+from app.models.prepared_folder import Prepared, read_prepared
 from app.models.resources import require_disk, require_memory
 from app.models.revisions import Revisions
 from app.models.sources import HfSource, parse_checkpoint_source
@@ -44,36 +43,6 @@ NO_TOOLS = (
 )
 Tell = Callable[[str], None]
 _log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """What can be loaded. files: absolute paths by role; commit: empty for folders."""
-
-    manifest: Manifest
-    folder: Path
-    commit: str = ""
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What `/models` shows of it."""
-        manifest = self.manifest
-        shown = {
-            "commit": self.commit,
-            "architecture": manifest.architecture,
-            "precision": manifest.precision,
-            "runtime": manifest.runtime,
-            "size_bytes": manifest.size_bytes,
-            "generation": manifest.generation,
-            "tools": manifest.tools,
-            "prepare_s": round(manifest.prepare_s, 1),
-        }
-        facts = {name: value for name, value in shown.items() if value}
-        return {**facts, "parity": _shown_parity(manifest.parity)} if manifest.parity else facts
-
-    @property
-    def files(self) -> dict[str, str]:
-        return {role: str(self.folder / path) for role, path in self.manifest.files.items()}
 
 
 class PreparedStore:
@@ -96,7 +65,7 @@ class PreparedStore:
         source = parse_checkpoint_source(wanted.checkpoint.source)
         if not isinstance(source, HfSource):
             try:
-                return self._look(self._folder(wanted, origin_of(source.path).identity))
+                return read_prepared(self._folder(wanted, origin_of(source.path).identity))
             except FileUnavailable:
                 return None
         return self._look_at_commit(wanted, source.revision) if source.is_pinned else None
@@ -128,7 +97,7 @@ class PreparedStore:
             _log.warning("revision_not_resolved", served=found.commit, reason=str(error))
             return found
         folder = self._folder(wanted, origin.identity)
-        found = self._look(folder, origin.commit) or self._make(wanted, origin, folder, tell)
+        found = read_prepared(folder, origin.commit) or self._make(wanted, origin, folder, tell)
         if origin.commit:
             self._revisions.remember(wanted.checkpoint.source, origin.commit)
         return found
@@ -147,7 +116,7 @@ class PreparedStore:
             raise CannotLoad(NO_TOOLS)
         try:
             with self._only_maker_of(folder.name, tell):
-                found = self._look(folder, origin.commit)
+                found = read_prepared(folder, origin.commit)
                 if found is not None:
                     return found  # another process made it while this one waited
                 self._drafts.clear(folder.name)
@@ -196,23 +165,6 @@ class PreparedStore:
             draft.publish(folder)
         return manifest
 
-    def _look(self, folder: Path, commit: str = "") -> Prepared | None:
-        try:
-            content = (folder / MANIFEST).read_bytes()
-            manifest = msgspec.json.decode(content, type=Manifest)
-        except FileNotFoundError:
-            return None
-        except msgspec.DecodeError as error:
-            _log.warning("prepared_files_damaged", path=str(folder), reason=str(error))
-            return None
-        except OSError as error:
-            raise CannotLoad(f"{folder / MANIFEST} cannot be read: {error}") from error
-        missing = [path for path in manifest.files.values() if not (folder / path).exists()]
-        if missing:
-            _log.warning("prepared_files_missing", path=str(folder), missing=missing)
-            return None
-        return Prepared(manifest, folder, commit)
-
     def _folder(self, wanted: Wanted, identity: tuple[object, ...]) -> Path:
         checkpoint = wanted.checkpoint
         repository = checkpoint.source.partition("@")[0]
@@ -232,7 +184,7 @@ class PreparedStore:
         return self.root / "prepared" / key
 
     def _look_at_commit(self, wanted: Wanted, commit: str) -> Prepared | None:
-        return self._look(self._folder(wanted, (commit,)), commit) if commit else None
+        return read_prepared(self._folder(wanted, (commit,)), commit) if commit else None
 
     def _only_maker_of(self, key: str, tell: Tell) -> AbstractContextManager[None]:
         return locked(
@@ -241,10 +193,6 @@ class PreparedStore:
             on_wait=lambda: tell("another process is preparing it"),
             stopped=CannotLoad("the server is stopping"),
         )
-
-
-def _shown_parity(parity: Parity) -> dict[str, Any]:
-    return {"passed": parity.has_passed, **msgspec.to_builtins(parity)}
 
 
 def _environment(scratch: Path) -> dict[str, str]:

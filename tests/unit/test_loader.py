@@ -15,7 +15,8 @@ from app.core.metrics import Metrics
 from app.models.loader import Fleet, build_fleet, group_by_artefact
 from app.models.planned import Wanted
 from app.models.preparation import Stores
-from app.models.prepared import Prepared, PreparedStore
+from app.models.prepared import PreparedStore
+from app.models.prepared_folder import Prepared
 from app.models.spec import Artefact, Checkpoint, ModelFile, ModelSpec
 from app.models.store import ModelStore
 from app.workers.messages import HostedVersion, Load
