@@ -7,13 +7,13 @@ loaded fails, the others serve.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 
 from app.core.clock import Clock
 from app.core.config import Settings
 from app.core.metrics import Metrics
-from app.models.preparation import Stores, is_at_hand, prepare
+from app.models.preparation import Stores, is_at_hand, may_ask, prepare, seek
 from app.models.registry import Deployment, Registry
 from app.models.spec import ModelSpec
 from app.workers.cpu import CpuBudget
@@ -56,13 +56,13 @@ def build_fleet(
     """Nothing is fetched or started before `Fleet.run`."""
     cpu = CpuBudget(settings.cpu_threads, metrics.cpu)
     turns = LoadingTurns()
-    fetching = asyncio.Lock()  # one after the other: each has the whole line and the memory
+    one_by_one = _OneByOne()
     deployments: list[Deployment] = []
     supervisors: list[Supervisor] = []
     for group in group_by_artefact(specs):
         supervisor = Supervisor(
             group[0].artefact.name,
-            _preparation(group, stores, settings, fetching),
+            _preparation(group, stores, settings, one_by_one),
             limits=SupervisorLimits(
                 start_timeout_s=settings.worker_start_timeout_s,
                 max_crashes=settings.worker_max_restarts,
@@ -100,13 +100,26 @@ def _readiness_metric(group: Sequence[ModelSpec], metrics: Metrics) -> Callable[
     return on_change
 
 
+@dataclass(frozen=True, slots=True)
+class _OneByOne:
+    """What groups do one after the other. Questions are short, and wait for nothing that is made.
+
+    fetching: and making; each has the whole line and the memory.
+    """
+
+    asking: asyncio.Lock = field(default_factory=asyncio.Lock)
+    fetching: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
 def _preparation(
-    group: Sequence[ModelSpec], stores: Stores, settings: Settings, fetching: asyncio.Lock
+    group: Sequence[ModelSpec], stores: Stores, settings: Settings, one_by_one: _OneByOne
 ) -> Callable[[Callable[[str], None]], Awaitable[Preparation]]:
     async def prepared(tell: Callable[[str], None]) -> Preparation:
-        if await asyncio.to_thread(is_at_hand, group, stores):
-            return await asyncio.to_thread(prepare, group, stores, settings, tell)
-        async with fetching:
-            return await asyncio.to_thread(prepare, group, stores, settings, tell)
+        asks = await asyncio.to_thread(may_ask, group, stores)
+        async with one_by_one.asking if asks else nullcontext():
+            sought = await asyncio.to_thread(seek, group, stores)
+        is_there = await asyncio.to_thread(is_at_hand, group, sought, stores)
+        async with nullcontext() if is_there else one_by_one.fetching:
+            return await asyncio.to_thread(prepare, group, sought, stores, settings, tell)
 
     return prepared

@@ -18,7 +18,7 @@ from app.core.errors import FileUnavailable
 from app.models.errands import Errands
 from app.models.hub import Hub
 from app.models.keys import key_of
-from app.models.planned import Wanted
+from app.models.planned import Origin, Wanted
 from app.models.prepared import PreparedStore
 from app.models.prepared_folder import Prepared
 from app.models.progress import Progress
@@ -68,23 +68,40 @@ class _Brought:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-def is_at_hand(group: Sequence[ModelSpec], stores: Stores) -> bool:
+Sought = Prepared | Origin | None
+"""An artefact that is prepared already, or what it is to be made of; None: its files are pinned."""
+
+
+def may_ask(group: Sequence[ModelSpec], stores: Stores) -> bool:
+    """Whether `seek` may have to ask a hub: nothing is prepared, as far as can be told without."""
+    return any(stores.checkpoints.find(wanted) is None for wanted in wanted_by(group[:1]))
+
+
+def seek(group: Sequence[ModelSpec], stores: Stores) -> Sought:
+    """Makes nothing. Blocks. Raises CannotLoad when nothing can be served."""
+    return next((stores.checkpoints.seek(wanted) for wanted in wanted_by(group[:1])), None)
+
+
+def is_at_hand(group: Sequence[ModelSpec], sought: Sought, stores: Stores) -> bool:
     """Whether `prepare` would neither fetch nor make anything."""
-    artefact = group[0].artefact
-    if any(stores.checkpoints.find(wanted) is None for wanted in wanted_by(group[:1])):
-        return False
-    files = (*artefact.files, *(file for spec in group for file in spec.task_files))
-    return all(stores.files.problem(file) is None for file in files)
+    files = (*group[0].artefact.files, *(file for spec in group for file in spec.task_files))
+    return not isinstance(sought, Origin) and all(
+        stores.files.problem(file) is None for file in files
+    )
 
 
 def prepare(
-    group: Sequence[ModelSpec], stores: Stores, settings: Settings, tell: Callable[[str], None]
+    group: Sequence[ModelSpec],
+    sought: Sought,
+    stores: Stores,
+    settings: Settings,
+    tell: Callable[[str], None],
 ) -> Preparation:
     """Files of the artefact, which all need, and of each version, which may fail alone. Blocks.
 
     tell: is called with what is being done. Raises CannotLoad when nothing can be served.
     """
-    brought = _bring(group, stores, tell)
+    brought = _bring(group, sought, stores, tell)
     task_files: dict[ModelFile, Path] = {}
     refused: dict[str, str] = {}
     served: list[ModelSpec] = []
@@ -101,10 +118,15 @@ def prepare(
     return Preparation(load, refused, dict(brought.facts))
 
 
-def _bring(group: Sequence[ModelSpec], stores: Stores, tell: Callable[[str], None]) -> _Brought:
+def _bring(
+    group: Sequence[ModelSpec], sought: Sought, stores: Stores, tell: Callable[[str], None]
+) -> _Brought:
     first = group[0]
-    for wanted in wanted_by([first]):
-        return _from_checkpoint(first, stores.checkpoints.bring(wanted, tell))
+    if isinstance(sought, Origin):
+        (wanted,) = wanted_by([first])
+        sought = stores.checkpoints.make(wanted, sought, tell)
+    if sought is not None:
+        return _from_checkpoint(first, sought)
     paths = {file: stores.files.fetch(file) for file in first.artefact.files}
     return _Brought(
         files=_by_role(first.artefact.files, paths),

@@ -46,7 +46,7 @@ _log = structlog.get_logger(__name__)
 
 
 class PreparedStore:
-    """`bring` blocks: call it from a thread; `errands.stop` ends it from anywhere."""
+    """Its methods block: call them from a thread; `stop` ends them from anywhere."""
 
     def __init__(self, root: Path, hub: Hub, errands: Errands, threads: int) -> None:
         self.root = root
@@ -68,38 +68,54 @@ class PreparedStore:
                 return read_prepared(self._folder(wanted, origin_of(source.path).identity))
             except FileUnavailable:
                 return None
-        return self._look_at_commit(wanted, source.revision) if source.is_pinned else None
+        return self._find_commit(wanted, source.revision) if source.is_pinned else None
 
     def plan(self, wanted: Wanted) -> Planned:
         """What preparing would take. Raises CannotLoad or FileUnavailable."""
         origin = self._origin(wanted)
         return plan_for(wanted, origin.listing, origin.commit)
 
-    def bring(self, wanted: Wanted, tell: Tell) -> Prepared:
+    def seek(self, wanted: Wanted) -> Prepared | Origin:
+        """What is prepared already, or else what it is to be made of; makes nothing.
+
+        A hub is asked what a tag or branch means; where it cannot be, what was meant last counts.
+        Raises CannotLoad or FileUnavailable.
+        """
+        found = self.find(wanted)
+        if found is None:
+            try:
+                origin = self._origin(wanted)
+            except FileUnavailable as error:
+                found = self._find_last_meant(wanted, error)
+            else:
+                found = read_prepared(self._folder(wanted, origin.identity), origin.commit)
+                if found is None:
+                    return origin
+                self._revisions.remember(wanted.checkpoint.source, origin.commit)
+        _refuse_below_the_bar(wanted.checkpoint, found.manifest)
+        return found
+
+    def make(self, wanted: Wanted, origin: Origin, tell: Tell) -> Prepared:
         """Fetched, prepared and checked. Raises CannotLoad or FileUnavailable with the reason.
 
         tell: is called with what is being done, in words.
         """
-        found = self.find(wanted) or self._find_resolved(wanted, tell)
-        _refuse_below_the_bar(wanted.checkpoint, found.manifest)
-        return found
+        made = self._make(wanted, origin, tell)
+        self._revisions.remember(wanted.checkpoint.source, origin.commit)
+        _refuse_below_the_bar(wanted.checkpoint, made.manifest)
+        return made
 
-    def _find_resolved(self, wanted: Wanted, tell: Tell) -> Prepared:
-        """The same once the revision is resolved; made where it is not there."""
-        try:
-            origin = self._origin(wanted)
-        except FileUnavailable as error:
-            found = self._look_at_commit(
-                wanted, self._revisions.commit_of(wanted.checkpoint.source)
-            )
-            if found is None:
-                raise
-            _log.warning("revision_not_resolved", served=found.commit, reason=str(error))
-            return found
-        folder = self._folder(wanted, origin.identity)
-        found = read_prepared(folder, origin.commit) or self._make(wanted, origin, folder, tell)
-        if origin.commit:
-            self._revisions.remember(wanted.checkpoint.source, origin.commit)
+    def bring(self, wanted: Wanted, tell: Tell) -> Prepared:
+        """Sought, and made where it is not there."""
+        sought = self.seek(wanted)
+        return self.make(wanted, sought, tell) if isinstance(sought, Origin) else sought
+
+    def _find_last_meant(self, wanted: Wanted, reason: FileUnavailable) -> Prepared:
+        commit = self._revisions.commit_of(wanted.checkpoint.source)
+        found = self._find_commit(wanted, commit) if commit else None
+        if found is None:
+            raise reason
+        _log.warning("revision_not_resolved", served=commit, reason=str(reason))
         return found
 
     def _origin(self, wanted: Wanted) -> Origin:
@@ -109,7 +125,8 @@ class PreparedStore:
         described = self._hub.describe(source)
         return Origin(described.listing, (described.commit,), described.commit)
 
-    def _make(self, wanted: Wanted, origin: Origin, folder: Path, tell: Tell) -> Prepared:
+    def _make(self, wanted: Wanted, origin: Origin, tell: Tell) -> Prepared:
+        folder = self._folder(wanted, origin.identity)
         planned = plan_for(wanted, origin.listing, origin.commit)
         plan = planned.plan
         if plan.needs_torch and find_spec("torch") is None:
@@ -183,8 +200,8 @@ class PreparedStore:
         )
         return self.root / "prepared" / key
 
-    def _look_at_commit(self, wanted: Wanted, commit: str) -> Prepared | None:
-        return read_prepared(self._folder(wanted, (commit,)), commit) if commit else None
+    def _find_commit(self, wanted: Wanted, commit: str) -> Prepared | None:
+        return read_prepared(self._folder(wanted, (commit,)), commit)
 
     def _only_maker_of(self, key: str, tell: Tell) -> AbstractContextManager[None]:
         return locked(

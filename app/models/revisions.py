@@ -26,7 +26,9 @@ class Revisions:
             return ""
 
     def remember(self, source: str, commit: str) -> None:
-        """Does without where the store cannot be written."""
+        """Does without where the store cannot be written. A folder has no commit."""
+        if not commit:
+            return
         file = self._file(source)
         try:
             file.parent.mkdir(parents=True, exist_ok=True)

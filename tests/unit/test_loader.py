@@ -1,7 +1,9 @@
 """Which versions share a worker, and what the worker is told. Nothing is fetched or started."""
 
 import asyncio
+import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,15 +15,16 @@ from app.core.config import Settings
 from app.core.errors import CannotLoad, FileUnavailable
 from app.core.metrics import Metrics
 from app.models.loader import Fleet, build_fleet, group_by_artefact
-from app.models.planned import Wanted
+from app.models.planned import Origin, Wanted
 from app.models.preparation import Stores
 from app.models.prepared import PreparedStore
 from app.models.prepared_folder import Prepared
 from app.models.spec import Artefact, Checkpoint, ModelFile, ModelSpec
 from app.models.store import ModelStore
+from app.preparing.plan import Listing
 from app.workers.messages import HostedVersion, Load
 from app.workers.supervisor import Preparation, ServingState
-from tests.fakes import a_spec
+from tests.fakes import GUARD_S, a_spec, until
 
 HEAD = ModelFile("head", "file://head.json", "1" * 64, 10)
 SPECS = [
@@ -60,19 +63,24 @@ class HasFiles:
 
 
 class HasCheckpoints:
-    """A store whose checkpoint is prepared, or is being prepared when it is asked for."""
+    """A store whose checkpoint is prepared, or cannot be.
 
-    def __init__(self, prepared: Prepared | None = None) -> None:
+    by_tag: only its hub can tell that it is the one that is wanted.
+    """
+
+    def __init__(self, prepared: Prepared | None = None, *, by_tag: bool = False) -> None:
         self.prepared = prepared
+        self.by_tag = by_tag
 
     def find(self, wanted: Wanted) -> Prepared | None:
-        return self.prepared
+        return None if self.by_tag else self.prepared
 
-    def bring(self, wanted: Wanted, tell: Callable[[str], None]) -> Prepared:
-        if self.prepared is None:
-            raise CannotLoad(f"{wanted.checkpoint.source} as {wanted.kind} cannot be had")
+    def seek(self, wanted: Wanted) -> Prepared | Origin:
+        return self.prepared or Origin(Listing({}), ("0a" * 20,))
+
+    def make(self, wanted: Wanted, origin: Origin, tell: Callable[[str], None]) -> Prepared:
         tell("looking at it")
-        return self.prepared
+        raise CannotLoad(f"{wanted.checkpoint.source} as {wanted.kind} cannot be had")
 
     def stop(self) -> None:
         pass
@@ -304,3 +312,45 @@ async def test_what_is_known_of_a_checkpoint_is_shown():
 async def test_a_checkpoint_that_cannot_be_had_fails_its_versions():
     with pytest.raises(CannotLoad, match="as tokens cannot be had"):
         await prepared([a_checkpoint()])
+
+
+async def test_a_tag_that_is_prepared_does_not_wait_for_what_is_being_fetched():
+    begun, gate = threading.Event(), threading.Event()
+
+    class Slow(HasFiles):
+        def fetch(self, file: ModelFile) -> Path:
+            begun.set()
+            assert gate.wait(GUARD_S)
+            return super().fetch(file)
+
+    checkpoints = HasCheckpoints(GPT2, by_tag=True)
+    fleet = fleet_of([SPECS[0], a_checkpoint()], Slow(), checkpoints)
+    slow, tagged = fleet.supervisors
+    fetching = asyncio.ensure_future(slow._prepare(ignore))
+    await until(begun.is_set)
+
+    async with asyncio.timeout(GUARD_S / 2):
+        assert (await tagged._prepare(ignore)).load.runtime == "openvino_llm"
+    assert not fetching.done()
+    gate.set()
+    await fetching
+
+
+async def test_a_hub_is_asked_one_question_at_a_time():
+    asking = 0
+
+    class Watches(HasCheckpoints):
+        def seek(self, wanted: Wanted) -> Prepared | Origin:
+            nonlocal asking
+            asking += 1
+            assert asking == 1
+            sought = super().seek(wanted)
+            asking -= 1
+            return sought
+
+    specs = [a_checkpoint(f"generator:v{number}") for number in range(3)]
+    specs = [replace(spec, artefact=replace(spec.artefact, name=spec.key)) for spec in specs]
+    fleet = fleet_of(specs, checkpoints=Watches(GPT2, by_tag=True))
+
+    assert len(fleet.supervisors) == 3
+    await asyncio.gather(*(supervisor._prepare(ignore) for supervisor in fleet.supervisors))
