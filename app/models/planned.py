@@ -10,7 +10,8 @@ import msgspec
 from app.core.checkpoint import Kind
 from app.core.errors import CannotLoad, FileUnavailable
 from app.models.spec import Checkpoint
-from app.preparing.plan import Listing, Plan, make_plan
+from app.preparing.plan import Plan, make_plan
+from app.preparing.plan.files import Listing
 from app.runtimes.catalogue import PREFERRED
 
 

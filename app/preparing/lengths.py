@@ -46,8 +46,9 @@ def _positions(config: Mapping[str, Any]) -> int | None:
         length = config.get(name)
         if isinstance(length, int) and length > 0:
             if config.get("model_type") in SHIFTED:
-                length -= int(config.get("pad_token_id", 1)) + 1
-            return length
+                padding = config.get("pad_token_id")
+                length -= (padding if isinstance(padding, int) else 1) + 1
+            return length if length > 0 else None
     return None
 
 

@@ -19,11 +19,10 @@ from app.preparing.folder import read_object, said_plainly
 from app.preparing.job import PrepareJob
 from app.preparing.making import Making
 from app.preparing.pickled import unpickle_apart
+from app.preparing.plan.files import CONVERTED
 from app.preparing.ready import ready_manifest
 from app.preparing.workspace import check_weights, link_files
 from app.runtimes.catalogue import runtime_class
-
-CONVERTED = ("safetensors", "pickle")
 
 
 @dataclass(frozen=True, slots=True)

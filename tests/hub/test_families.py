@@ -4,7 +4,7 @@ from importlib import import_module
 
 import pytest
 
-from app.preparing.plan import CTRANSLATE2, DECODERS, ENCODERS
+from app.preparing.plan.families import CTRANSLATE2, DECODERS, ENCODERS
 
 # Libraries that warn while they are imported.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

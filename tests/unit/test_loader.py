@@ -21,7 +21,7 @@ from app.models.prepared import PreparedStore
 from app.models.prepared_folder import Prepared
 from app.models.spec import Artefact, Checkpoint, ModelFile, ModelSpec
 from app.models.store import ModelStore
-from app.preparing.plan import Listing
+from app.preparing.plan.files import Listing
 from app.workers.messages import HostedVersion, Load
 from app.workers.supervisor import Preparation, ServingState
 from tests.fakes import GUARD_S, a_spec, until

@@ -1,7 +1,9 @@
 import pytest
 
 from app.core.errors import CannotLoad
-from app.preparing.plan import DECODERS, ENCODERS, Listing, choose_files, longest_input, make_plan
+from app.preparing.plan import make_plan
+from app.preparing.plan.families import DECODERS, ENCODERS
+from app.preparing.plan.files import Listing, choose_files
 
 ROBERTA = {"model_type": "roberta", "architectures": ["RobertaForSequenceClassification"]}
 GPT2 = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "n_positions": 1024}
@@ -153,12 +155,10 @@ def test_what_cannot_be_used_is_refused_with_what_was_found(paths, words):
 
 
 def test_classifier_is_planned_with_its_sizes():
-    config = ROBERTA | {"max_position_embeddings": 514, "pad_token_id": 1}
-    plan = plan_of(config, model_bytes=500_000_000)  # 125 million weights of 4 bytes
+    plan = plan_of(ROBERTA, model_bytes=500_000_000)  # 125 million weights of 4 bytes
     assert (plan.format, plan.architecture) == ("safetensors", "RobertaForSequenceClassification")
     assert plan.files == ("config.json", "model.safetensors")
     assert plan.needs_torch
-    assert plan.max_tokens == 512
     assert plan.download_bytes == 500_000_100
     assert plan.prepared_bytes == pytest.approx(151e6, rel=0.01)
     assert plan.prepare_memory_bytes == pytest.approx(2.6e9, rel=0.01)
@@ -319,20 +319,6 @@ def test_ready_made_form_that_the_runtime_does_not_read_is_refused(paths, kind, 
 def test_ready_made_files_are_checked_by_the_head_that_their_config_names():
     with pytest.raises(CannotLoad, match="scores need"):
         plan_of(GPT2, "model.onnx", kind="scores")
-
-
-@pytest.mark.parametrize(
-    ("config", "tokens"),
-    [
-        pytest.param({"max_position_embeddings": 512}, 512, id="bert"),
-        pytest.param({"n_positions": 1024, "model_type": "gpt2"}, 1024, id="gpt2"),
-        pytest.param({"max_position_embeddings": 514, "model_type": "roberta"}, 512, id="roberta"),
-        pytest.param({"model_type": "t5"}, None, id="no bound"),
-        pytest.param({"max_position_embeddings": "many"}, None, id="not a number"),
-    ],
-)
-def test_longest_input_is_what_the_positions_allow(config, tokens):
-    assert longest_input(config) == tokens
 
 
 def test_families_hold_the_names_that_config_files_use():

@@ -18,7 +18,7 @@ from app.models.prepared_folder import Prepared
 from app.models.sources import HfSource
 from app.models.spec import Checkpoint
 from app.preparing.job import PrepareJob
-from app.preparing.plan import Listing
+from app.preparing.plan.files import Listing
 
 OLD, NEW = "0a" * 20, "0b" * 20
 LISTING = Listing({"openvino_model.xml": 1, "openvino_model.bin": 1, "tokenizer.json": 1})

@@ -26,7 +26,7 @@ from app.models.errands import Errands
 from app.models.hub.jobs import Described, DescribeJob, FetchJob, HubFile, Job
 from app.models.progress import Progress
 from app.models.sources import HfSource
-from app.preparing.plan import Listing, choose_files
+from app.preparing.plan.files import Listing, choose_files
 
 _log = structlog.get_logger(__name__)
 _CHILD_ENVIRONMENT = {

@@ -13,8 +13,9 @@ def facts(tmp_path, config, files=None, **changes):
     return facts_of(job_for(folder_of(tmp_path / "in", config=config, **(files or {})), **changes))
 
 
-def test_positions_of_roberta_before_its_padding_token_are_not_counted(tmp_path):
-    assert facts(tmp_path, ROBERTA).runtime_options["max_tokens"] == 512
+@pytest.mark.parametrize("padding", [{}, {"pad_token_id": 1}, {"pad_token_id": None}], ids=repr)
+def test_positions_of_roberta_before_its_padding_token_are_not_counted(tmp_path, padding):
+    assert facts(tmp_path, ROBERTA | padding).runtime_options["max_tokens"] == 512
 
 
 @pytest.mark.parametrize(
