@@ -16,7 +16,7 @@ rules (design: docs/architecture.md):
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from app.scheduling.cost_model import CostModel
+from app.scheduling.cost_model import CostModel, Sample
 from app.scheduling.queue import Row, RowQueue
 
 ARRIVAL_SMOOTHING = 0.2
@@ -44,7 +44,7 @@ class Hold:
 
 
 class Batcher:
-    """Chooses batches from a queue; remembers only how fast rows have been arriving."""
+    """Chooses batches from a queue; remembers only how fast rows arrive and batches run."""
 
     def __init__(self, limits: BatchLimits, cost: CostModel) -> None:
         self.limits = limits
@@ -59,6 +59,12 @@ class Batcher:
             known = gap if self._gap_s == float("inf") else self._gap_s
             self._gap_s = known + ARRIVAL_SMOOTHING * (gap - known)
         self._last_arrival = now
+
+    def note_ran(self, rows: int, longest: int, ms: float) -> float:
+        """A batch took this long; tells the cost model. Returns what had been predicted."""
+        predicted = self.cost.predict_ms(rows, longest)
+        self.cost = self.cost.observe(Sample(rows, longest, ms))
+        return predicted
 
     def choose(self, queue: RowQueue, now: float, idle_streams: int = 1) -> list[Row] | Hold | None:
         """The next batch, or until when to wait for a better one, or None while nothing waits.

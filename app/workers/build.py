@@ -1,6 +1,6 @@
 """Builds the loop that a worker runs, from what it was told to load. Slow: reads the weights."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,12 +19,12 @@ from app.tasks.catalogue import build_task, task_info
 from app.workers.calibration import load_calibrated, uncalibrated
 from app.workers.generating import GeneratingLoop
 from app.workers.lease import LeaseClient
-from app.workers.messages import BatchRan, ItemDone, ItemFailed, Load, WireItem
+from app.workers.messages import BatchRan, Load, WireItem
 from app.workers.one_shot import OneShotLoop
+from app.workers.replies import Reply
 
 MAX_SEQUENCES = 64
 
-Reply = Callable[[Sequence[ItemDone | ItemFailed]], None]
 Measuring = Callable[[], AbstractContextManager[None]]
 
 

@@ -7,7 +7,7 @@ the interpreter (docs/adr/0004), and a thread that tokenises would wait for seve
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -21,6 +21,7 @@ from app.scheduling.engine import StepScheduler
 from app.tasks.generate import GenerationPlan, GenerativeTask
 from app.workers.lease import LeaseClient
 from app.workers.messages import BatchRan, ItemDone, ItemFailed, WireItem
+from app.workers.replies import Reply, done, failed
 
 log = structlog.get_logger()
 
@@ -46,7 +47,7 @@ class GeneratingLoop:
         tasks: Mapping[str, GenerativeTask],
         scheduler: StepScheduler,
         lease: LeaseClient,
-        reply: Callable[[Sequence[ItemDone | ItemFailed]], None],
+        reply: Reply,
         clock: Clock,
     ) -> None:
         self._runtime = runtime
@@ -172,23 +173,19 @@ class GeneratingLoop:
             answer = pending.task.finish(plan, generated, self._runtime.decode)
         except Exception:
             log.exception("finish_failed", version=item.version, request_id=item.request_id)
-            error = ServingError()
-            return ItemFailed(item.id, error.code, str(error))
-        started = pending.arrived if pending.started is None else pending.started
-        return ItemDone(
-            id=item.id,
-            value=answer.value,
-            metadata=dict(answer.metadata),
-            input_tokens=answer.usage.input_tokens,
-            output_tokens=answer.usage.output_tokens,
-            queue_ms=(started - pending.arrived) * 1000,
-            compute_ms=(self._clock.now() - started) * 1000,
+            return failed(item.id, ServingError())
+        return done(
+            item.id,
+            answer,
+            arrived=pending.arrived,
+            started=pending.started,
+            finished=self._clock.now(),
         )
 
     def _fail(self, ids: Iterable[int], error: ServingError) -> None:
         owed = [item_id for item_id in ids if self._pending.pop(item_id, None) is not None]
         if owed:
-            self._reply([ItemFailed(item_id, error.code, str(error)) for item_id in owed])
+            self._reply([failed(item_id, error) for item_id in owed])
 
 
 def _too_large(plan: GenerationPlan, max_tokens: int) -> InputTooLong:

@@ -7,9 +7,8 @@ batches, because they share the weights.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
@@ -17,34 +16,16 @@ import structlog
 from app.core.clock import Clock
 from app.core.errors import DeadlineExceeded, InvalidRequest, InvariantBroken, ServingError
 from app.core.inference import Vectors
-from app.core.types import Answer
 from app.runtimes.base import OneShotRuntime
 from app.scheduling.batcher import Batcher, Hold
-from app.scheduling.cost_model import Sample
 from app.scheduling.queue import Row, RowQueue
 from app.tasks.base import OneShotTask, Prepared
 from app.workers.lease import LeaseClient
-from app.workers.messages import BatchRan, ItemDone, ItemFailed, WireItem, unpack_inputs
+from app.workers.messages import BatchRan, ItemDone, ItemFailed, WireItem
+from app.workers.one_shot_items import Pending, finish_all, prepare_all
+from app.workers.replies import Reply, failed
 
 log = structlog.get_logger()
-
-
-@dataclass(slots=True)
-class Pending:
-    """An item between its arrival and its answer."""
-
-    item: WireItem
-    task: OneShotTask
-    arrived: float
-    prepared: Prepared = Prepared((), 0)
-    outputs: list[Any] = field(default_factory=list)
-    rows_left: int = 0
-    started: float | None = None
-    finished: float | None = None
-
-    @property
-    def deadline(self) -> float:
-        return self.arrived + self.item.timeout_ms / 1000
 
 
 class OneShotLoop:
@@ -57,7 +38,7 @@ class OneShotLoop:
         tasks: Mapping[str, OneShotTask],
         batcher: Batcher,
         lease: LeaseClient,
-        reply: Callable[[Sequence[ItemDone | ItemFailed]], None],
+        reply: Reply,
         clock: Clock,
     ) -> None:
         self._runtime = runtime
@@ -114,66 +95,31 @@ class OneShotLoop:
     async def _prepare_arrivals(self, thread: ThreadPoolExecutor) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            group = await self._arrivals.get()
-            while not self._arrivals.empty():
-                group += self._arrivals.get_nowait()
-            results = await loop.run_in_executor(thread, self._prepare, group)
+            group = await _all_of(self._arrivals)
+            tokenizer = self._runtime.tokenizer
+            results = await loop.run_in_executor(thread, prepare_all, group, tokenizer)
             self._enqueue(group, results)
-
-    def _prepare(self, group: Sequence[Pending]) -> list[Prepared | ServingError]:
-        """Runs off the loop; touches nothing that the loop changes."""
-        return [self._prepare_one(pending) for pending in group]
-
-    def _prepare_one(self, pending: Pending) -> Prepared | ServingError:
-        item = pending.item
-        try:
-            given = item.text if item.inputs is None else unpack_inputs(item.inputs)
-            return pending.task.prepare(given, item.parameters, self._runtime.tokenizer)
-        except ServingError as refused:
-            return refused
-        except Exception:
-            log.exception("prepare_failed", version=item.version, request_id=item.request_id)
-            return ServingError()
 
     def _enqueue(
         self, group: Sequence[Pending], results: Sequence[Prepared | ServingError]
     ) -> None:
-        refused: list[ItemDone | ItemFailed] = []
+        refused: list[ItemFailed] = []
         rows: list[Row] = []
         for pending, result in zip(group, results, strict=True):
-            item_id = pending.item.id
-            if item_id not in self._pending:  # its caller left meanwhile
+            if pending.item.id not in self._pending:  # its caller left meanwhile
                 continue
             if isinstance(result, ServingError):
-                self._forget(item_id)
-                refused.append(_failed(item_id, result))
+                refused.append(failed(pending.item.id, result))
                 continue
-            pending.prepared = result
-            pending.rows_left = len(result.rows)
-            pending.outputs = [None] * len(result.rows)
-            rows += self._rows(pending)
+            pending.expect(result)
+            rows += pending.rows(self._runtime.group_of)
             if not result.rows:
                 self._finished.put_nowait([pending])
-        if refused:
-            self._reply(refused)
+        self._answer(refused)
         if rows:
             self._batcher.note_arrivals(len(rows), self._clock.now())
             self._queue.add(rows)
             self._wake.set()
-
-    def _rows(self, pending: Pending) -> list[Row]:
-        prepared, group_of = pending.prepared, self._runtime.group_of
-        return [
-            Row(
-                pending.item.id,
-                index,
-                len(row),
-                pending.arrived,
-                pending.deadline,
-                group_of(prepared.settings_of(index)),
-            )
-            for index, row in enumerate(prepared.rows)
-        ]
 
     async def _run_stream(self, threads: ThreadPoolExecutor) -> None:
         hold_until: float | None = None
@@ -213,10 +159,9 @@ class OneShotLoop:
         settings: list[Any] = []
         started = self._clock.now()
         for row in batch:
-            pending = self._pending[row.item_id]
-            pending.started = started if pending.started is None else pending.started
-            rows.append(pending.prepared.rows[row.index])
-            settings.append(pending.prepared.settings_of(row.index))
+            given, setting = self._pending[row.item_id].start(row.index, started)
+            rows.append(given)
+            settings.append(setting)
         loop = asyncio.get_running_loop()
         try:
             outputs = await loop.run_in_executor(threads, self._runtime.run, rows, settings)
@@ -224,30 +169,25 @@ class OneShotLoop:
                 raise InvariantBroken(f"{len(outputs)} outputs for {len(rows)} rows")
         except InvalidRequest as refused:  # rows of one group are all as wrong as the first
             self._fail({row.item_id for row in batch}, refused)
-            return
         except Exception:
             items = {row.item_id for row in batch}
             names = sorted({self._pending[i].item.request_id for i in items if i in self._pending})
             log.exception("batch_failed", rows=len(rows), request_ids=names)
             self._fail(items, ServingError())
-            return
-        self._book(batch, outputs, (self._clock.now() - started) * 1000)
+        else:
+            self._book(batch, outputs, (self._clock.now() - started) * 1000)
 
     def _book(self, batch: Sequence[Row], outputs: Sequence[Any] | Vectors, ms: float) -> None:
         longest = max(row.tokens for row in batch)
-        predicted = self._batcher.cost.predict_ms(len(batch), longest)
-        self._batcher.cost = self._batcher.cost.observe(Sample(len(batch), longest, ms))
         real = sum(row.tokens for row in batch)
+        predicted = self._batcher.note_ran(len(batch), longest, ms)
         self._batches.append(BatchRan(len(batch), real, longest * len(batch), ms, predicted))
         complete: list[Pending] = []
+        now = self._clock.now()
         for row, output in zip(batch, outputs, strict=True):
             pending = self._pending.get(row.item_id)
-            if pending is None:  # its caller left while the batch ran
-                continue
-            pending.outputs[row.index] = output
-            pending.rows_left -= 1
-            if not pending.rows_left:
-                pending.finished = self._clock.now()
+            # None: its caller left while the batch ran.
+            if pending is not None and pending.take(row.index, output, now):
                 complete.append(pending)
         if complete:
             self._finished.put_nowait(complete)
@@ -255,30 +195,9 @@ class OneShotLoop:
     async def _answer_finished(self, thread: ThreadPoolExecutor) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            group = await self._finished.get()
-            while not self._finished.empty():
-                group += self._finished.get_nowait()
-            replies = await loop.run_in_executor(thread, self._finish, group)
-            owed = [reply for reply in replies if reply.id in self._pending]
-            for reply in owed:
-                self._forget(reply.id)
-            if owed:
-                self._reply(owed)
-
-    def _finish(self, group: Sequence[Pending]) -> list[ItemDone | ItemFailed]:
-        """Runs off the loop; touches nothing that the loop still changes."""
-        return [self._finish_one(pending) for pending in group]
-
-    def _finish_one(self, pending: Pending) -> ItemDone | ItemFailed:
-        item = pending.item
-        try:
-            answer = pending.task.finish(pending.prepared, pending.outputs, item.parameters)
-        except ServingError as refused:
-            return _failed(item.id, refused)
-        except Exception:
-            log.exception("finish_failed", version=item.version, request_id=item.request_id)
-            return _failed(item.id, ServingError())
-        return _done(pending, answer)
+            group = await _all_of(self._finished)
+            replies = await loop.run_in_executor(thread, finish_all, group)
+            self._answer(replies)
 
     def _drop_expired(self, now: float) -> None:
         # Again after each removal: others moved up into what the batcher considers.
@@ -286,11 +205,15 @@ class OneShotLoop:
             self._fail(expired, DeadlineExceeded())
 
     def _fail(self, ids: Iterable[int], error: ServingError) -> None:
-        owed = [item_id for item_id in ids if item_id in self._pending]
-        for item_id in owed:
-            self._forget(item_id)
+        self._answer([failed(item_id, error) for item_id in ids])
+
+    def _answer(self, replies: Sequence[ItemDone | ItemFailed]) -> None:
+        """Nothing is owed to callers that have left."""
+        owed = [reply for reply in replies if reply.id in self._pending]
+        for reply in owed:
+            self._forget(reply.id)
         if owed:
-            self._reply([_failed(item_id, error) for item_id in owed])
+            self._reply(owed)
 
     def _forget(self, item_id: int) -> None:
         pending = self._pending.pop(item_id, None)
@@ -298,19 +221,9 @@ class OneShotLoop:
             self._queue.drop(item_id, len(pending.prepared.rows))
 
 
-def _failed(item_id: int, error: ServingError) -> ItemFailed:
-    return ItemFailed(item_id, error.code, str(error))
-
-
-def _done(pending: Pending, answer: Answer) -> ItemDone:
-    started = pending.arrived if pending.started is None else pending.started
-    finished = started if pending.finished is None else pending.finished
-    return ItemDone(
-        id=pending.item.id,
-        value=answer.value,
-        metadata=dict(answer.metadata),
-        input_tokens=answer.usage.input_tokens,
-        output_tokens=answer.usage.output_tokens,
-        queue_ms=(started - pending.arrived) * 1000,
-        compute_ms=(finished - started) * 1000,
-    )
+async def _all_of(queue: asyncio.Queue[list[Pending]]) -> list[Pending]:
+    """What is in the queue, once anything is."""
+    group = await queue.get()
+    while not queue.empty():
+        group += queue.get_nowait()
+    return group
