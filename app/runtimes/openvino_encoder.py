@@ -5,7 +5,7 @@ served as they are, with pooling added; BERTs whose ONNX weights are int8 are bu
 fused operations, because that is faster (openvino_graph.py).
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,23 +25,29 @@ from app.runtimes.tokenizer import JsonTokenizer
 
 WARM_UP = ((1, 16), (4, 32))  # rows, tokens
 
+GraphOf = Callable[[ov.Model, bool], RowGraph]
+"""What is served, made of the graph in the file and of whether its products are of int8."""
+
 
 class _Encoder:
     """What both kinds do with their graph. `run` may be called by `plan.streams` threads."""
 
     def __init__(
-        self, files: Mapping[str, str], *, plan: StreamPlan, max_tokens: int, precision: str
+        self,
+        files: Mapping[str, str],
+        graph_of: GraphOf,
+        *,
+        plan: StreamPlan,
+        max_tokens: int,
+        precision: str,
     ) -> None:
         self.plan = plan
         self.tokenizer = JsonTokenizer(files["tokenizer"], max_tokens)
         with loading(files["model"]):
-            graph = self._graph(ov.Core().read_model(files["model"]), precision == INT8)
+            graph = graph_of(ov.Core().read_model(files["model"]), precision == INT8)
             self._rows = RowRuntime(graph, plan, precision, self.tokenizer.pad_id)
             self.signature: Signature = signature_of(graph.model)
             self._warm_up(Path(files["model"]).with_suffix(".bin"))
-
-    def _graph(self, source: ov.Model, quantised: bool) -> RowGraph:
-        raise NotImplementedError
 
     def _warm_up(self, weights: Path) -> None:
         """Run a little, so that no caller pays for the first run, which is also when the engine
@@ -80,19 +86,12 @@ class OpenVinoEncoder(_Encoder):
         normalize: bool = True,
         precision: str = INT8,
     ) -> None:
-        self._pooling = pooling
-        self._normalize = normalize
-        super().__init__(files, plan=plan, max_tokens=max_tokens, precision=precision)
+        def graph_of(source: ov.Model, quantised: bool) -> RowGraph:
+            if is_int8_bert(source):
+                return _fused(source, pooling, normalize)
+            return vectors_graph(source, pooling, normalize=normalize, quantised=quantised)
 
-    def _graph(self, source: ov.Model, quantised: bool) -> RowGraph:
-        if not is_int8_bert(source):
-            return vectors_graph(
-                source, self._pooling, normalize=self._normalize, quantised=quantised
-            )
-        if self._pooling not in (None, "mean") or not self._normalize:
-            raise CannotLoad("a BERT with int8 weights in ONNX gives normalised mean vectors only")
-        ids = np.dtype(np.int64)
-        return RowGraph(sentence_encoder(source), {"input_ids": ids, "attention_mask": ids})
+        super().__init__(files, graph_of, plan=plan, max_tokens=max_tokens, precision=precision)
 
 
 class OpenVinoScorer(_Encoder):
@@ -109,7 +108,14 @@ class OpenVinoScorer(_Encoder):
         max_tokens: int,
         precision: str = INT8,
     ) -> None:
-        super().__init__(files, plan=plan, max_tokens=max_tokens, precision=precision)
+        def graph_of(source: ov.Model, quantised: bool) -> RowGraph:
+            return scores_graph(source, quantised=quantised)
 
-    def _graph(self, source: ov.Model, quantised: bool) -> RowGraph:
-        return scores_graph(source, quantised=quantised)
+        super().__init__(files, graph_of, plan=plan, max_tokens=max_tokens, precision=precision)
+
+
+def _fused(source: ov.Model, pooling: str | None, normalize: bool) -> RowGraph:
+    if pooling not in (None, "mean") or not normalize:
+        raise CannotLoad("a BERT with int8 weights in ONNX gives normalised mean vectors only")
+    ids = np.dtype(np.int64)
+    return RowGraph(sentence_encoder(source), {"input_ids": ids, "attention_mask": ids})

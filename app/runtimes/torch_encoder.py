@@ -6,6 +6,7 @@ names, is therefore without effect; the type of the numbers is the option `dtype
 """
 
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from app.runtimes.torch_checkpoint import load_model, row_tokenizer
 from app.runtimes.torch_device import compute, place
 
 
-class TorchEncoder:
+class TorchEncoder(ABC):
     """What both kinds share: padding, types of segments, device and threads.
 
     `run` may be called by `plan.streams` threads at once; on a GPU they take turns.
@@ -87,8 +88,9 @@ class TorchEncoder:
         inputs = {"input_ids": ids, "attention_mask": mask}
         return inputs | {"token_type_ids": types} if self._has_types else inputs
 
+    @abstractmethod
     def _outputs(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        raise NotImplementedError
+        """[rows, width], of any type and on any device."""
 
 
 class TorchScores(TorchEncoder):
