@@ -18,6 +18,7 @@ from app.preparing.facts import facts_of
 from app.preparing.folder import read_object, said_plainly
 from app.preparing.job import PrepareJob
 from app.preparing.making import Making
+from app.preparing.manifests import manifest_of
 from app.preparing.pickled import unpickle_apart
 from app.preparing.plan.files import CONVERTED
 from app.preparing.ready import ready_manifest
@@ -93,19 +94,7 @@ def _convert(job: PrepareJob, tell: Tell) -> Manifest:
         else:
             files = make(making)
     packages: tuple[str, ...] = import_module(module).PACKAGES
-    return Manifest(
-        kind=job.kind,
-        runtime=job.runtime,
-        architecture=facts.architecture,
-        precision=job.precision,
-        files=files,
-        runtime_options=facts.runtime_options,
-        task_options=facts.task_options,
-        generation=facts.generation,
-        size_bytes=_size_bytes(out, files),
-        parity=parity,
-        tools=_versions(packages),
-    )
+    return manifest_of(job, facts, files, parity=parity, tools=_versions(packages))
 
 
 def _fill(making: Making) -> None:
@@ -134,25 +123,6 @@ def _check_architecture(making: Making) -> None:
             f"model_type {model_type!r} is not an architecture that transformers "
             f"{transformers.__version__} knows{own}"
         )
-
-
-def _size_bytes(out: Path, files: Mapping[str, str]) -> int:
-    paths = {out / path for path in files.values()}  # an absolute path stays what it is
-    sizes = (
-        (
-            sum(inner.stat().st_size for inner in path.rglob("*") if inner.is_file())
-            if path.is_dir()
-            else path.stat().st_size + _beside(path)
-        )
-        for path in paths
-    )
-    return sum(sizes)
-
-
-def _beside(path: Path) -> int:
-    """The weights of a graph."""
-    weights = path.with_suffix(".bin")
-    return weights.stat().st_size if path.suffix == ".xml" and weights.is_file() else 0
 
 
 def _versions(packages: tuple[str, ...]) -> dict[str, str]:

@@ -11,6 +11,7 @@ from app.preparing.folder import read_object, require
 from app.preparing.generation import generation_defaults, one_id
 from app.preparing.job import PrepareJob
 from app.preparing.lengths import longest_input
+from app.preparing.manifests import manifest_of
 
 GGUF_TOKENS = 2048  # where the catalog names no context
 GENAI_FILES = ("openvino_model.xml", "openvino_tokenizer.xml", "openvino_detokenizer.xml")
@@ -26,18 +27,7 @@ def ready_manifest(job: PrepareJob) -> Manifest:
     if job.kind in ("vectors", "scores", "sequences"):
         why = ": files that are served as they lie must bring their tokenizer"
         files["tokenizer"] = str(require(source, TOKENIZER, why))
-    facts = _facts(job, source)
-    return Manifest(
-        kind=job.kind,
-        runtime=job.runtime,
-        architecture=facts.architecture,
-        precision=job.precision,
-        files=files,
-        runtime_options=facts.runtime_options,
-        task_options=facts.task_options,
-        generation=facts.generation,
-        size_bytes=_size_bytes(model),
-    )
+    return manifest_of(job, _facts(job, source), files)
 
 
 def _find(job: PrepareJob, source: Path) -> Path:
@@ -145,10 +135,3 @@ def _vocabulary(source: Path) -> dict[str, int]:
     added = read_object(source, TOKENIZER).get("added_tokens", [])
     extra = {str(token["content"]): int(token["id"]) for token in added}
     return {**(table if isinstance(table, dict) else {}), **extra}
-
-
-def _size_bytes(model: Path) -> int:
-    if model.is_dir():
-        return sum(path.stat().st_size for path in model.rglob("*") if path.is_file())
-    beside = [model.with_suffix(".bin"), model.with_name(f"{model.name}_data")]
-    return sum(path.stat().st_size for path in [model, *beside] if path.is_file())

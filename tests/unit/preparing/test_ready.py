@@ -3,6 +3,8 @@
 import pytest
 
 from app.core.errors import CannotLoad
+from app.preparing.facts import Facts
+from app.preparing.manifests import manifest_of
 from app.preparing.ready import ready_manifest
 from tests.unit.preparing.jobs import ROBERTA, folder_of, job_for
 
@@ -38,7 +40,8 @@ def test_a_graph_is_described_from_the_json_files_beside_it(tmp_path):
     }
     assert manifest.runtime_options == {"max_tokens": 512, "precision": "int8"}
     assert manifest.task_options["labels"] == ["negative", "neutral", "positive"]
-    assert (manifest.size_bytes, manifest.parity, manifest.tools) == (10, None, {})
+    assert manifest.size_bytes == 5 + 5 + (source / "tokenizer.json").stat().st_size
+    assert (manifest.parity, manifest.tools) == (None, {})
 
 
 def test_a_graph_without_modules_may_pool_by_itself(tmp_path):
@@ -46,6 +49,13 @@ def test_a_graph_without_modules_may_pool_by_itself(tmp_path):
     manifest = ready_manifest(job_for(source, format="onnx", kind="vectors", task="embed"))
     assert "pooling" not in manifest.runtime_options
     assert manifest.runtime_options["normalize"] is True
+
+
+def test_a_file_in_a_folder_that_is_served_counts_once(tmp_path):
+    source = checkpoint(tmp_path / "in", "openvino_model.xml", config=ROBERTA, tokenizer=TOKENIZER)
+    files = {"model": str(source), "tokenizer": str(source / "tokenizer.json")}
+    manifest = manifest_of(job_for(source), Facts("RobertaModel"), files)
+    assert manifest.size_bytes == sum(path.stat().st_size for path in source.iterdir())
 
 
 def test_tensors_need_no_tokenizer_and_no_configuration(tmp_path):
