@@ -19,7 +19,7 @@ from app.scheduling.cpu_lease import CpuLeases, Grant, Order
 from app.tasks.base import Prepared
 from app.tasks.catalogue import task_kinds
 from app.workers.lease import LeaseClient
-from app.workers.messages import AskThreads, ItemDone, ItemFailed, ReturnThreads
+from app.workers.messages import AskThreads, ItemDone, ItemFailed, Load, ReturnThreads
 from app.workers.supervisor import ServingState, Status, Supervisor
 
 ENDLESS = 4000
@@ -365,3 +365,20 @@ def a_spec(key: str, task: str = "embed", *, artefact: str = "minilm", **fields:
 
 def a_deployment(spec: ModelSpec, supervisor: AnswersWhenTold | None = None) -> Deployment:
     return Deployment(spec, cast(Supervisor, supervisor or AnswersWhenTold()))
+
+
+def a_load(**fields: Any) -> Load:
+    """What a worker is told to load; nothing is measured, and little is logged."""
+    usual: dict[str, Any] = {
+        "files": {},
+        "kind": "vectors",
+        "options": {},
+        "cpu_threads": 2,
+        "max_batch_size": 8,
+        "batch_timeout_ms": 0.0,
+        "calibration_path": "",
+        "prepared_path": "",
+        "log_format": "json",
+        "log_level": "error",
+    }
+    return Load(**usual | fields)

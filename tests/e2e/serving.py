@@ -14,19 +14,13 @@ from typing import Any
 import httpx
 import psutil
 
+from tests.processes import living, until
+
 ROOT = Path(__file__).parents[2]
 READY_S = 240.0  # the first start on a machine fetches model files and measures the processor
 ENDS_S = 30.0
 
 Event = dict[str, Any]
-
-
-def living(pid: int) -> bool:
-    """Whether a process still runs; one that nobody has reaped yet does not."""
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def environment(**settings: object) -> dict[str, str]:
@@ -136,13 +130,3 @@ class ServerProcess:
             if self.process.stderr:
                 self.process.stderr.close()
             self.client.close()
-
-
-def until(condition: Callable[[], bool], what: str, bound_s: float) -> float:
-    """Seconds until it was so. For what can only be asked, not waited for."""
-    started = time.monotonic()
-    while not condition():
-        if time.monotonic() - started > bound_s:
-            raise AssertionError(f"{what} did not come within {bound_s:g} s")
-        time.sleep(0.02)
-    return time.monotonic() - started

@@ -7,7 +7,7 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.e2e.serving import until
+from tests.processes import until
 
 TEXTS = [
     "I love this! It works perfectly.",

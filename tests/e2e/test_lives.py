@@ -10,7 +10,8 @@ import httpx
 import psutil
 import pytest
 
-from tests.e2e.serving import COMMAND, ENDS_S, READY_S, environment, living, until
+from tests.e2e.serving import COMMAND, ENDS_S, READY_S, environment
+from tests.processes import living, until
 
 WORKERS = {"all-MiniLM-L6-v2": "sentiment", "SmolLM2-135M-Instruct": "generator"}
 GONE = (httpx.ConnectError, httpx.ReadError, httpx.RemoteProtocolError)

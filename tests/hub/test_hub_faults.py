@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.e2e.serving import ServerProcess, until
+from tests.e2e.serving import ServerProcess
+from tests.processes import until
 from tests.hub import checkpoints
 from tests.process.hub_server import HubServer
 

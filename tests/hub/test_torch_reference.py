@@ -24,7 +24,8 @@ from app.runtimes.torch_encoder import TorchScores, TorchVectors
 from app.runtimes.torch_llm import TorchLlm
 from app.runtimes.torch_seq2seq import TorchSeq2Seq
 from app.tasks.catalogue import task_info
-from app.workers.messages import HostedVersion, Load
+from app.workers.messages import HostedVersion
+from tests.fakes import a_load
 from tests.process.workers import Bench, value_of
 
 BOS, PAD, EOS = 0, 1, 2
@@ -591,7 +592,7 @@ runtime.step()
 @BATCHINGS
 async def test_worker_serves_a_checkpoint(tmp_path, batching):
     files = gpt2(tmp_path / "gpt2")
-    load = Load(
+    load = a_load(
         artefact="gpt2",
         files=files,
         runtime="torch_reference",
@@ -599,12 +600,6 @@ async def test_worker_serves_a_checkpoint(tmp_path, batching):
         options={"max_tokens": MAX_TOKENS, "batching": batching},
         versions=[HostedVersion("echo:v1", "generate", {}, {})],
         cpu_threads=1,
-        max_batch_size=8,
-        batch_timeout_ms=0.0,
-        calibration_path=str(tmp_path / "calibration.json"),
-        prepared_path="",
-        log_format="json",
-        log_level="error",
     )
     bench = Bench(tmp_path)
     worker = bench.handle(load, (sys.executable, "-m", "app.workers.child"))

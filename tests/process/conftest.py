@@ -8,7 +8,8 @@ import psutil
 import pytest
 import uvloop
 
-from tests.process.workers import Bench, SupervisorBench, living
+from tests.process.workers import Bench, SupervisorBench
+from tests.processes import living
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:

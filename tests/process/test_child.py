@@ -10,7 +10,8 @@ import pytest
 
 from app.workers.messages import AskThreads, Loaded, LoadFailed, Results, Stop
 from tests.process.raw import raw_worker
-from tests.process.workers import LOAD_S, eventually, expected, living, load
+from tests.process.workers import LOAD_S, eventually, expected, load
+from tests.processes import living
 
 ENDS_S = 10.0
 

@@ -8,7 +8,7 @@ from app.core.errands import News
 from app.core.errors import CannotLoad
 from app.models.errands import Errands
 from tests.process.errand import Job
-from tests.process.workers import living
+from tests.processes import living
 
 MODULE = "tests.process.errand"
 

@@ -22,10 +22,10 @@ from tests.process.workers import (
     eventually,
     expected,
     generating,
-    living,
     load,
     value_of,
 )
+from tests.processes import living
 
 NOW = {"truncate": False}
 

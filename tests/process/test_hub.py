@@ -2,8 +2,7 @@
 
 import json
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from app.models.hub import Hub
 from app.models.progress import Moved
 from app.models.sources import HfSource
 from tests.process.hub_server import HubServer
+from tests.processes import until
 
 REPO = "owner/tiny-classifier"
 MAIN = HfSource(REPO, "main")
@@ -84,13 +84,6 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def leftovers(cache: Path) -> list[Path]:
     return [path for path in (cache / "blobs").glob("*") if "incomplete" in path.name]
-
-
-def until(is_true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not is_true():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 # --- What is asked and fetched
@@ -406,7 +399,7 @@ def test_download_that_is_ended_in_the_middle_is_resumed_by_the_next_process(
     server.hold(WEIGHTS_PLACE, at_byte=600_000)
     with ThreadPoolExecutor() as threads:
         ended = threads.submit(Hub(errands, progress).fetch, MAIN, allow_pickle=False)
-        until(lambda: any(path.stat().st_size > 400_000 for path in leftovers(cache)))
+        until(lambda: any(path.stat().st_size > 400_000 for path in leftovers(cache)), "a part", 30)
         errands.stop()
         with pytest.raises(FileUnavailable, match="the server is stopping"):
             ended.result()

@@ -21,6 +21,7 @@ from app.services.model_service import ModelService
 from app.workers.handle import WORKER_COMMAND
 from app.workers.messages import HostedVersion, Load
 from tests.api.serving import FakeServices, serving
+from tests.fakes import a_load
 from tests.process import graphs
 from tests.process.workers import SupervisorBench
 
@@ -81,20 +82,12 @@ def test_types_that_json_cannot_hold_are_refused_at_load(tmp_path):
 
 
 def load(path: str, name: str) -> Load:
-    return Load(
+    return a_load(
         artefact=name,
         files={"model": path},
         runtime="openvino_encoder",
         kind="tensors",
-        options={},
         versions=[HostedVersion(f"{name}:v1", "tensors", {}, {})],
-        cpu_threads=2,
-        max_batch_size=8,
-        batch_timeout_ms=0.0,
-        calibration_path="",
-        prepared_path="",
-        log_format="json",
-        log_level="error",
     )
 
 

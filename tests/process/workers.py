@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import psutil
 
 from app.core.clock import Clock, MonotonicClock
 from app.core.errors import ServingError
@@ -21,6 +20,7 @@ from app.workers.handle import WorkerHandle
 from app.workers.messages import Beat, GrantThreads, HostedVersion, Load
 from app.workers.supervisor import Preparation, ServingState, Supervisor, SupervisorLimits
 from app.workers.turns import LoadingTurns
+from tests.fakes import a_load
 
 COMMAND = (sys.executable, "-m", "tests.process.misbehaving_child")
 LOAD_S = 45.0  # a bound for a busy machine, not an expectation
@@ -32,20 +32,14 @@ def load(runtime: str, folder: Path, *, streams: int = 1, threads: int = 1, **op
     """One version over a fake runtime; calibrated beforehand, so nothing is measured."""
     path = folder / f"calibration-{streams}-{threads}.json"
     path.write_bytes(msgspec.json.encode(Calibration(streams, threads, 512, 1.0, 0.0, 0.0, 1000.0)))
-    return Load(
+    return a_load(
         artefact=runtime,
-        files={},
         runtime=runtime,
-        kind="vectors",
         options=options,
         versions=[HostedVersion(VERSION, "embed", {}, {})],
         cpu_threads=streams * threads,
         max_batch_size=1,
-        batch_timeout_ms=0.0,
         calibration_path=str(path),
-        prepared_path="",
-        log_format="json",
-        log_level="error",
     )
 
 
@@ -53,14 +47,6 @@ def generating(runtime: str, folder: Path) -> Load:
     """The same for a runtime that works in steps."""
     versions = [HostedVersion(VERSION, "generate", {}, {})]
     return msgspec.structs.replace(load(runtime, folder), kind="tokens", versions=versions)
-
-
-def living(pid: int) -> bool:
-    """Whether a process still runs; one that nobody has reaped yet does not."""
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 async def eventually(condition: Callable[[], bool], what: str, bound_s: float = LOAD_S) -> None:

@@ -6,13 +6,7 @@ from pydantic import ValidationError
 from app.core.config import Settings, default_model_store, load_settings, usable_cpus
 from app.core.errors import ConfigurationError
 
-
-@pytest.fixture(autouse=True)
-def clean(monkeypatch, tmp_path):
-    """An empty folder to start in, and no variable of the machine that runs the tests."""
-    monkeypatch.chdir(tmp_path)
-    for name in Settings.model_fields:
-        monkeypatch.delenv(name.upper(), raising=False)
+pytestmark = pytest.mark.usefixtures("no_settings")
 
 
 def refusal(monkeypatch, **variables):

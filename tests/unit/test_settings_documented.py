@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 
 from app.core.config import Settings, load_settings
 
+pytestmark = pytest.mark.usefixtures("no_settings")
 ROOT = Path(__file__).parents[2]
 EXAMPLE = (ROOT / ".env.example").read_text(encoding="utf-8")
 FIELDS = {name.upper(): field for name, field in Settings.model_fields.items()}
@@ -59,14 +60,6 @@ def allowed(field: FieldInfo) -> str:
         return f"{bounds[annotated_types.Ge]} to {bounds[annotated_types.Le]}"
     choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
     return ", ".join(f"`{choice}`" for choice in choices)
-
-
-@pytest.fixture(autouse=True)
-def clean(monkeypatch, tmp_path):
-    """An empty folder to start in, and no variable of the machine that runs the tests."""
-    monkeypatch.chdir(tmp_path)
-    for variable in FIELDS:
-        monkeypatch.delenv(variable, raising=False)
 
 
 def test_a_copy_of_the_example_changes_no_default(tmp_path):
