@@ -6,8 +6,9 @@ from app.core.errors import InvalidRequest
 from app.core.inference import Decoding, Generated
 from app.core.parameters import resolve
 from app.core.types import Usage
+from app.tasks.languages import Languages
 from app.tasks.writing_parameters import TRANSLATE
-from app.tasks.translate import Translate, languages_of
+from app.tasks.translate import Translate
 from tests.unit.tasks.tokens import END, SpelledWords
 
 NLLB = {"eng_Latn": 50, "fra_Latn": 51, "zho_Hans": 52, "</s>": END}
@@ -50,7 +51,7 @@ def test_the_source_is_the_tokenizers_own_unless_one_is_named():
 def test_languages_are_named_as_people_name_them():
     words = SpelledWords(special={"__fr__": 70, "__ast__": 71, "<pad>": 0, "zh_CN": 72})
 
-    assert languages_of(words) == {"fr": 70, "ast": 71, "zh_CN": 72}
+    assert Languages.of(words).tokens == {"fr": 70, "ast": 71, "zh_CN": 72}
 
 
 def test_a_model_of_many_languages_must_be_told_one_that_it_has():
@@ -78,6 +79,43 @@ def test_a_tokenizer_that_marks_no_language_takes_no_source():
     words = SpelledWords(special={"__fr__": 70})
 
     assert "marks no language" in refusal(words, source_lang="fr", target_lang="fr")
+
+
+CODES = {">>fra<<": 80, ">>zho_Hans<<": 81}
+
+
+def test_a_model_of_several_targets_reads_which_at_the_start_of_the_text():
+    words = SpelledWords(front=(), special=CODES)
+    (row,) = prepared(words, target_lang="fra").rows
+
+    assert row[0] == 80 and words.decode(row) == "Hello world."
+    assert prepared(words, text=">>fra<< Hello world.").rows == (row,)
+    assert prepared(words, text=">>zho_Hans<< Hello world.", target_lang="fra").rows == (row,)
+    assert prepared(words, target_lang="fra").settings.prefix == ()
+
+
+def test_a_model_of_several_targets_refuses_what_it_cannot_do():
+    words = SpelledWords(front=(), special=CODES)
+
+    assert "among them: fra, zho_Hans" in refusal(words)
+    assert "'deu' is not a language of this model; it has: fra, zho_Hans" in refusal(
+        words, target_lang="deu"
+    )
+    assert "it takes the target alone" in refusal(words, source_lang="fra", target_lang="fra")
+    assert "target_lang is required" in refusal(words, text=">>deu<< Hello.")
+
+
+def test_each_part_of_a_long_text_begins_with_the_target():
+    words = SpelledWords(max_tokens=6, front=(), special=CODES)
+    task = Translate(instruction="kindly: ", target_lang="fra")
+    text = "One two three. Four five six."
+    rows = task.prepare(text, resolve(TRANSLATE, {"long_document": "merge"}), words).rows
+
+    assert [row[0] for row in rows] == [80, 80]
+    assert [words.decode(row) for row in rows] == [
+        "kindly: One two three.",
+        "kindly: Four five six.",
+    ]
 
 
 def test_parts_of_a_long_text_are_each_in_its_language():

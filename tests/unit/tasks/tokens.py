@@ -44,6 +44,8 @@ class SpelledWords(MarkedWords):
         return self._special
 
     def _number(self, word: str) -> int:
+        if word in self._special:
+            return self._special[word]
         if word not in self._words:
             self._words.append(word)
         return 100 + self._words.index(word)
