@@ -13,6 +13,8 @@ TOOLCHAIN: Mapping[str, str] = {
     "openvino-tokenizers": "2026.4.1.0",
     "optimum": "2.3.0",
     "optimum-intel": "2.2.0",
+    "protobuf": "7.36.2",
+    "sentencepiece": "0.2.3",
     "tokenizers": "0.22.2",
     "torch": "2.13.0",
     "transformers": "5.5.4",
