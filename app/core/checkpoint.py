@@ -44,7 +44,8 @@ class Manifest(Struct, frozen=True):
     files: role to path, relative to the folder (absolute where files are served as they lie).
     runtime_options and task_options: what the checkpoint itself says, for instance `max_tokens`,
     `pooling`, `labels`; a catalog's own options win over them. generation: the checkpoint's
-    defaults (`generation_config.json`). parity: None for files that are served as they are.
+    defaults (`generation_config.json`). options_by_task: what it says for one task alone, by the
+    task's name; wins over both. parity: None for files that are served as they are.
     tools: versions of the libraries that made it; empty for files that are served as they are.
     """
 
@@ -56,6 +57,7 @@ class Manifest(Struct, frozen=True):
     runtime_options: dict[str, Any] = field(default_factory=dict)
     task_options: dict[str, Any] = field(default_factory=dict)
     generation: dict[str, Any] = field(default_factory=dict)
+    options_by_task: dict[str, dict[str, Any]] = field(default_factory=dict)
     size_bytes: int = 0
     parity: Parity | None = None
     tools: dict[str, str] = field(default_factory=dict)

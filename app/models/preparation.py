@@ -65,6 +65,7 @@ class _Brought:
     made_of: Sequence[object]
     options: Mapping[str, Any]
     task_options: Mapping[str, Any] = field(default_factory=dict)
+    options_by_task: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -158,6 +159,7 @@ def _from_checkpoint(spec: ModelSpec, prepared: Prepared) -> _Brought:
         made_of=[prepared.folder.name, manifest.runtime],
         options={**manifest.runtime_options, **spec.runtime_options},
         task_options={**manifest.task_options, **generation},
+        options_by_task=manifest.options_by_task,
         facts=prepared.facts,
     )
 
@@ -180,7 +182,11 @@ def _load_message(
             HostedVersion(
                 key=spec.key,
                 task=spec.task,
-                options={**brought.task_options, **spec.task_options},
+                options={
+                    **brought.task_options,
+                    **brought.options_by_task.get(spec.task, {}),
+                    **spec.task_options,
+                },
                 files=_by_role(spec.task_files, task_files),
             )
             for spec in group

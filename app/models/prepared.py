@@ -36,7 +36,7 @@ from app.models.toolchain import TOOLCHAIN
 from app.preparing.job import PrepareJob
 from app.preparing.plan import Plan
 
-FORMAT = "1"  # raise it when the same job would give another result
+FORMAT = "2"  # raise it when the same job would give another result
 NO_TOOLS = (
     "preparing it needs PyTorch and the converters of requirements-hub.txt: run `make hub`, build "
     "the image with WITH_HUB=1, or prepare it elsewhere and copy MODEL_STORE"

@@ -32,6 +32,7 @@ class Prepared:
             "runtime": manifest.runtime,
             "size_bytes": manifest.size_bytes,
             "generation": manifest.generation,
+            "options_by_task": manifest.options_by_task,
             "tools": manifest.tools,
             "prepare_s": round(manifest.prepare_s, 1),
         }

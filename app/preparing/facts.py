@@ -10,7 +10,7 @@ from typing import Any
 
 from app.core.errors import CannotLoad
 from app.preparing.folder import read_object
-from app.preparing.generation import generation_defaults, one_id
+from app.preparing.generation import generation_defaults, one_id, options_by_task
 from app.preparing.job import PrepareJob
 from app.preparing.lengths import longest_input
 from app.preparing.pooling import pooling_of
@@ -30,6 +30,14 @@ class Facts:
     runtime_options: dict[str, Any] = field(default_factory=dict)
     task_options: dict[str, Any] = field(default_factory=dict)
     generation: dict[str, Any] = field(default_factory=dict)
+    options_by_task: dict[str, dict[str, Any]] = field(default_factory=dict)
+    task: str = ""
+
+    @property
+    def compared_generation(self) -> Mapping[str, Any]:
+        """The defaults that hold for the task which asked for the checkpoint."""
+        own: Mapping[str, Any] = self.options_by_task.get(self.task, {}).get("generation", {})
+        return own or self.generation
 
 
 def facts_of(job: PrepareJob) -> Facts:
@@ -50,16 +58,17 @@ def facts_of(job: PrepareJob) -> Facts:
             return Facts(architecture, {**options, **pooling_of(folder)})
         case "tokens":
             options["kv_bytes_per_token"] = _kv_bytes_per_token(config)
-            return Facts(
-                architecture, options, {}, generation_defaults(folder, config, task=job.task)
-            )
+            generation = generation_defaults(folder, config)
+            by_task = options_by_task(folder, config)
+            return Facts(architecture, options, {}, generation, by_task, job.task)
         case "sequences":
-            generation = generation_defaults(folder, config, task=job.task)
+            generation = generation_defaults(folder, config)
             options |= special_ids(generation)
             forced = one_id(generation, "forced_eos_token_id")
             if forced is not None and job.runtime != REFERENCE:  # that one knows by itself
                 options["forced_eos"] = forced
-            return Facts(architecture, options, {}, generation)
+            by_task = options_by_task(folder, config)
+            return Facts(architecture, options, {}, generation, by_task, job.task)
         case _:
             raise CannotLoad(f"a checkpoint cannot be prepared to give {job.kind}")
 

@@ -50,6 +50,21 @@ def generation_defaults(
     return {name: value for name, value in found.items() if value is not None}
 
 
+def options_by_task(folder: Path, config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Options of tasks that config.json has a part of its own for (`task_specific_params`)."""
+    usual = generation_defaults(folder, config)
+    found: dict[str, dict[str, Any]] = {}
+    for task, name in PARTS.items():
+        generation = generation_defaults(folder, config, task=task)
+        options: dict[str, Any] = {} if generation == usual else {"generation": generation}
+        prefix = _part(config, name).get("prefix")
+        if prefix and task == "summarize":  # T5
+            options["instruction"] = prefix
+        if options:
+            found[task] = options
+    return found
+
+
 def one_id(generation: Mapping[str, Any], name: str) -> int | None:
     """The token id; the first where there are several."""
     value = generation.get(name)

@@ -26,6 +26,7 @@ def manifest_of(
         runtime_options=facts.runtime_options,
         task_options=facts.task_options,
         generation=facts.generation,
+        options_by_task=facts.options_by_task,
         size_bytes=_size_bytes(Path(job.out_folder).resolve(), files),
         parity=parity,
         tools=dict(tools or {}),

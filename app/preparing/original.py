@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from app.core.checkpoint import Kind
 from app.core.errors import CannotLoad
-from app.core.inference import Decoding
 from app.preparing.facts import Facts
 from app.preparing.folder import said_plainly
 from app.preparing.making import Making
@@ -157,15 +156,17 @@ def _first(value: Any) -> Any:
 
 
 def _sequences(model: Any, rows: list[Row], facts: Facts) -> list[Row]:
-    """The search that `decoding_of` describes, in transformers' words."""
+    """The search that `decoding_of` describes. What that does not speak of (tokens that are never
+    written, how scores are scaled) stays as the checkpoint has it."""
     import torch
-    from transformers import GenerationConfig
 
-    search: Decoding = decoding_of(facts.generation)
+    search = decoding_of(facts.compared_generation)
     options = facts.runtime_options
-    settings = GenerationConfig(
+    model.generation_config.update(
         max_new_tokens=search.max_tokens,
         min_new_tokens=search.min_tokens,
+        max_length=None,
+        min_length=None,
         num_beams=search.beams,
         do_sample=False,
         length_penalty=search.length_penalty,
@@ -178,7 +179,6 @@ def _sequences(model: Any, rows: list[Row], facts: Facts) -> list[Row]:
         eos_token_id=options["eos"],
         pad_token_id=options["pad"],
     )
-    model.generation_config = settings
     outputs = []
     for row in rows:
         ids = torch.tensor([row])

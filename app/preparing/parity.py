@@ -82,7 +82,7 @@ def _tokens(runtime: Any, original: Answers, facts: Facts) -> dict[str, float]:
 
 
 def _sequences(runtime: Any, original: Answers, facts: Facts) -> dict[str, float]:
-    search = decoding_of(facts.generation)
+    search = decoding_of(facts.compared_generation)
     outputs = runtime.run(original.rows, [search] * len(original.rows))
     ends = {facts.runtime_options["eos"], facts.runtime_options["pad"]}
     skipped = len(search.prefix)  # our runtimes hand out what follows the prefix

@@ -9,7 +9,7 @@ PACKAGES = ("torch", "transformers")
 
 
 def point_to_source(making: Making) -> dict[str, str]:
-    """Nothing is converted; tokenizer.json is made where it is missing.
+    """Nothing is converted; a tokenizer's file is made where tokenizer.json is missing.
 
     Weights that were a pickle are the one thing that has to be kept: the runtime reads none.
     """

@@ -28,7 +28,7 @@ import ctranslate2
 from app.core.errors import CannotLoad
 from app.core.inference import Decoding, Generated, TokenIds
 from app.runtimes.base import StreamPlan
-from app.runtimes.tokenizer import JsonTokenizer
+from app.runtimes.text_tokenizer import text_tokenizer
 
 COMPUTE_TYPES = {"int8": "int8", "fp32": "float32"}
 PROBE = Decoding(max_tokens=8, min_tokens=8, beams=4)
@@ -41,7 +41,8 @@ _random_numbers = threading.Lock()  # the library has one seed for the process
 class CTranslate2Seq2Seq:
     """`run` may be called by `plan.streams` threads at once.
 
-    files: `model`, a folder that CTranslate2's converters made; `tokenizer`, a tokenizer.json.
+    files: `model`, a folder that CTranslate2's converters made; `tokenizer`, a tokenizer.json or a
+    sentencepieces.json.
     options: max_tokens, the longest source; decoder_start, for folders that do not say it; eos;
     forced_eos, where the checkpoint ends a text that reached its limit with it; precision of the
     weights, "int8" or "fp32". pad is not needed: the library pads by itself.
@@ -65,7 +66,7 @@ class CTranslate2Seq2Seq:
         self.plan = plan
         self._folder = Path(files["model"])
         self._compute_type = COMPUTE_TYPES[precision]
-        self.tokenizer = _tokenizer(files, max_tokens)
+        self.tokenizer = text_tokenizer(files, max_tokens)
         self._sources = _vocabulary(self._folder, "source")
         self._targets = _vocabulary(self._folder, "target")
         self._ids = {token: index for index, token in enumerate(self._targets)}
@@ -156,16 +157,6 @@ class CTranslate2Seq2Seq:
         if ids and ids[-1] == self._eos:
             return Generated(tuple(ids[:-1]), "stop")
         return Generated(tuple(ids), "length")
-
-
-def _tokenizer(files: Mapping[str, str], max_tokens: int) -> JsonTokenizer:
-    path = files.get("tokenizer", "")
-    if not Path(path).is_file():
-        raise CannotLoad(
-            "an encoder-decoder needs its tokenizer.json; a checkpoint that has only sentencepiece "
-            "files (Marian, M2M100) must be saved with a fast tokenizer first"
-        )
-    return JsonTokenizer(path, max_tokens)
 
 
 def _vocabulary(folder: Path, side: str) -> list[str]:

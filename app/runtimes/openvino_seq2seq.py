@@ -21,7 +21,7 @@ from app.runtimes.base import StreamPlan
 from app.runtimes.beam_search import Draft, Marks, start
 from app.runtimes.mapped import drop_pages
 from app.runtimes.next_tokens import NextTokens
-from app.runtimes.tokenizer import JsonTokenizer
+from app.runtimes.text_tokenizer import text_tokenizer
 
 Floats = NDArray[np.float32]
 
@@ -52,7 +52,7 @@ class OpenVinoSeq2Seq:
         precision: str = "int8",
     ) -> None:
         self.plan = plan
-        self.tokenizer = JsonTokenizer(files["tokenizer"], max_tokens)
+        self.tokenizer = text_tokenizer(files, max_tokens)
         folder = Path(files["model"])
         properties = _properties(plan, precision)
         core = ov.Core()

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from app.core.errors import CannotLoad
 from app.core.inference import Tokenizer
-from app.runtimes.tokenizer import JsonTokenizer
+from app.runtimes.text_tokenizer import text_tokenizer
 from app.runtimes.torch_device import Placement
 
 # What transformers raises for a folder that it cannot read.
@@ -109,10 +109,7 @@ def row_tokenizer(files: Mapping[str, str], max_tokens: int) -> Tokenizer:
     if path is None:
         tokenizer = _from_folder(Path(files["model"]))
         return CheckpointTokenizer(tokenizer, max_tokens, adds_special_tokens=True)
-    try:
-        return JsonTokenizer(str(path), max_tokens)
-    except Exception as error:  # the library raises no narrower type
-        raise CannotLoad(f"cannot read {path}: {first_line(error)}") from error
+    return text_tokenizer({"tokenizer": str(path)}, max_tokens)
 
 
 def prompt_tokenizer(files: Mapping[str, str], max_tokens: int) -> CheckpointTokenizer:

@@ -91,7 +91,9 @@ class TorchSeq2Seq:
         return settings
 
     def probe(self, rows: Sequence[TokenIds]) -> None:
-        self.run(rows, [PROBE] * len(rows))
+        """Ids of any vocabulary will do."""
+        size = self._model.config.vocab_size
+        self.run([[i % size for i in row] for row in rows], [PROBE] * len(rows))
 
     def run(
         self, rows: Sequence[TokenIds], settings: Sequence[Decoding]

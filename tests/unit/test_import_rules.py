@@ -48,8 +48,8 @@ LIVES_ONLY_IN: dict[str, set[str]] = {
     "pydantic_settings": {"core.config"},
     **dict.fromkeys(
         (
-            "openvino openvino_genai openvino_tokenizers tokenizers torch transformers ctranslate2 "
-            "optimum nncf safetensors"
+            "openvino openvino_genai openvino_tokenizers tokenizers sentencepiece torch "
+            "transformers ctranslate2 optimum nncf safetensors"
         ).split(),
         {"runtimes", "preparing"},
     ),

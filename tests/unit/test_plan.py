@@ -58,7 +58,7 @@ def test_files_of_a_sentence_embedder_are_part_of_it():
 
 
 def test_vocabularies_of_translators_are_part_of_it():
-    own = {"source.spm", "target.spm", "vocab.json", "generation_config.json"}
+    own = {"source.spm", "target.spm", "vocab.json", "target_vocab.json", "spm.model"}
     choice = choose_files(listing("model.safetensors", *own), allow_pickle=False)
     assert set(choice.paths) == {"model.safetensors", *own}
 
@@ -124,6 +124,12 @@ def test_pickle_is_refused_with_a_remedy_and_read_where_the_catalog_allows(paths
             "ctranslate2",
             {"model.bin", "shared_vocabulary.json"},
             id="ctranslate2",
+        ),
+        pytest.param(
+            ("model.bin", "config.json", "source_vocabulary.json", "target_vocabulary.json"),
+            "ctranslate2",
+            {"model.bin", "source_vocabulary.json", "target_vocabulary.json"},
+            id="ctranslate2, a vocabulary for each side",
         ),
         pytest.param(("tiny.Q8_0.gguf",), "gguf", {"tiny.Q8_0.gguf"}, id="gguf"),
     ],

@@ -14,13 +14,12 @@ CONVERTED: frozenset[Format] = frozenset({"safetensors", "pickle"})
 _COMMON = re.compile(
     r"config\.json|generation_config\.json"
     r"|tokenizer\.json|tokenizer_config\.json|special_tokens_map\.json|added_tokens\.json"
-    r"|vocab\.json|merges\.txt|vocab\.txt|[^/]+\.spm|spiece\.model|sentencepiece\.bpe\.model"
-    r"|tokenizer\.model|chat_template[^/]*"
+    r"|(target_)?vocab\.json|merges\.txt|vocab\.txt|[^/]+\.spm"
+    r"|(spiece|spm|sentencepiece(\.bpe)?|tokenizer)\.model|chat_template[^/]*"
     r"|modules\.json|1_Pooling/config\.json|sentence_bert_config\.json"
     r"|config_sentence_transformers\.json"
 )
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<end>\.[a-z]+)")
-_CT2_VOCABULARIES = {"shared_vocabulary.json", "shared_vocabulary.txt", "vocabulary.json"}
 _CT2_VOCABULARY = re.compile(r"(shared_|source_|target_)?vocabulary\.(json|txt)")
 _OPENVINO = re.compile(r"openvino_(model|tokenizer|detokenizer)\.(xml|bin)")
 _SHOWN = 8  # names of files that an error lists
@@ -109,8 +108,8 @@ def _other_formats(files: Mapping[str, int]) -> Choice | None:
     if "model.onnx" in files:
         parts = ("model.onnx", "model.onnx_data", "model.onnx.data")
         return _choice("onnx", files, tuple(path for path in parts if path in files))
-    if {"model.bin", "config.json"} <= set(files) and _CT2_VOCABULARIES & set(files):
-        vocabularies = tuple(path for path in files if _CT2_VOCABULARY.fullmatch(path))
+    vocabularies = tuple(path for path in files if _CT2_VOCABULARY.fullmatch(path))
+    if {"model.bin", "config.json"} <= set(files) and vocabularies:
         return _choice("ctranslate2", files, ("model.bin", *vocabularies))
     ggufs = [path for path in files if path.endswith(".gguf")]
     if len(ggufs) > 1:

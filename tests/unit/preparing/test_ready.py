@@ -1,11 +1,13 @@
 """Files that are served as they lie."""
 
+import msgspec
 import pytest
 
 from app.core.errors import CannotLoad
 from app.preparing.facts import Facts
 from app.preparing.manifests import manifest_of
 from app.preparing.ready import ready_manifest
+from app.runtimes.sentencepieces import Pieces
 from tests.unit.preparing.jobs import ROBERTA, folder_of, job_for
 
 CT2_CONFIG = {"bos_token": "<s>", "decoder_start_token": "</s>", "eos_token": "</s>"}
@@ -78,6 +80,7 @@ def test_tokens_of_a_ctranslate2_folder_are_found_by_their_text(tmp_path):
         tmp_path / "in",
         "model.bin",
         config=CT2_CONFIG,
+        shared_vocabulary=["<s>", "<pad>", "</s>", "a"],
         tokenizer=TOKENIZER,
         tokenizer_config={"model_max_length": 1024},
     )
@@ -91,6 +94,29 @@ def test_tokens_of_a_ctranslate2_folder_are_found_by_their_text(tmp_path):
         "eos": 2,
         "pad": 1,
     }
+
+
+def test_sentencepiece_models_beside_ctranslate2s_files_get_their_table(tmp_path):
+    names = {"eos_token": "</s>", "unk_token": "<unk>", "decoder_start_token": "</s>"}
+    source = checkpoint(
+        tmp_path / "in",
+        *("model.bin", "source.spm", "target.spm"),
+        config={**names, "add_source_eos": True},
+        source_vocabulary=["</s>", "<unk>", "a", ">>fra<<"],
+        target_vocabulary=["b", "</s>", "<unk>"],
+    )
+    out = tmp_path / "out"
+    out.mkdir()
+    asked = {"format": "ctranslate2", "kind": "sequences", "max_tokens": 512}
+    manifest = ready_manifest(job_for(source, **asked))
+    pieces = msgspec.json.decode((out / "sentencepieces.json").read_bytes(), type=Pieces)
+
+    assert manifest.files["tokenizer"] == "sentencepieces.json"
+    assert manifest.runtime_options["eos"] == 1
+    assert pieces.source_model == str(source / "source.spm")
+    assert (pieces.head, pieces.tail, pieces.unknown) == ([], [], 1)
+    assert pieces.special == {"</s>": 0, "<unk>": 1, ">>fra<<": 3}
+    assert pieces.target == ["b", "</s>", "<unk>"]
 
 
 def test_a_decoder_folder_keeps_its_files_together(tmp_path):
