@@ -78,6 +78,11 @@ class Decoding:
     seed: int = 0
     prefix: tuple[int, ...] = ()
 
+    @property
+    def held_tokens(self) -> int:
+        """Tokens whose keys and values are held at the end of the longest text, over all beams."""
+        return self.beams * self.max_tokens
+
 
 @dataclass(frozen=True, slots=True)
 class Generated:

@@ -28,6 +28,7 @@ import ctranslate2
 from app.core.errors import CannotLoad
 from app.core.inference import Decoding, Generated, TokenIds
 from app.runtimes.base import StreamPlan
+from app.runtimes.parts import HELD_TOKENS
 from app.runtimes.text_tokenizer import text_tokenizer
 
 COMPUTE_TYPES = {"int8": "int8", "fp32": "float32"}
@@ -146,6 +147,8 @@ class CTranslate2Seq2Seq:
             "max_decoding_length": most,
             "min_decoding_length": min(decoding.min_tokens, most),
             "max_input_length": 0,  # rows are cut by tasks
+            # More rows than this are written one part after the other.
+            "max_batch_size": max(1, HELD_TOKENS // decoding.held_tokens),
             "end_token": [self._eos],
             # Then an end counts in a text's length, as in transformers, and is told from the limit.
             "return_end_token": True,

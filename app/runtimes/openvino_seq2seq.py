@@ -21,13 +21,14 @@ from app.runtimes.base import StreamPlan
 from app.runtimes.beam_search import Draft, Marks, start
 from app.runtimes.mapped import drop_pages
 from app.runtimes.next_tokens import NextTokens
+from app.runtimes.parts import HELD_TOKENS, parts
 from app.runtimes.text_tokenizer import text_tokenizer
 
 Floats = NDArray[np.float32]
 
 DYNAMIC_QUANTIZATION_GROUP = 128
 READ_TOKENS = 512  # in one pass of the encoder; more gain nothing and need more memory
-WRITTEN_TOKENS = 4096  # of sources that are written about at once: 400 MB for BART-large
+SOURCE_TOKENS = 4096  # of documents that are written about at once: 400 MB for BART-large
 LANES = 16  # float32 numbers in the CPU's widest vector: documents are filled up to whole ones
 PROBE = Decoding(max_tokens=4, min_tokens=4, beams=4)
 
@@ -88,7 +89,9 @@ class OpenVinoSeq2Seq:
         texts: list[tuple[Generated, ...]] = [()] * len(rows)
         writer = self._writers.get()
         try:
-            for part in _parts([_filled(len(row)) for row in rows]):
+            held = [decoding.held_tokens for decoding in settings]
+            lengths = [_filled(len(row)) for row in rows]
+            for part in parts(lengths, SOURCE_TOKENS, held, HELD_TOKENS):
                 written = writer.write([rows[at] for at in part], [settings[at] for at in part])
                 for at, text in zip(part, written, strict=True):
                     texts[at] = (text,)
@@ -247,18 +250,6 @@ def _places(beams: Sequence[int]) -> tuple[NDArray[np.int32], NDArray[np.int32]]
     is_real = offsets < np.array(beams)[:, np.newaxis]
     slots = firsts[:, np.newaxis] + np.where(is_real, offsets, 0)
     return slots.astype(np.int32), np.flatnonzero(is_real).astype(np.int32)
-
-
-def _parts(lengths: Sequence[int]) -> Iterator[Sequence[int]]:
-    """Rows that are written at once: alike in length, and not too many for the memory."""
-    part: list[int] = []
-    for at in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if part and (len(part) + 1) * lengths[at] > WRITTEN_TOKENS:
-            yield part
-            part = []
-        part.append(at)
-    if part:
-        yield part
 
 
 def _drop(items: list[Any], place: int) -> None:

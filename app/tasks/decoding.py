@@ -13,6 +13,7 @@ from app.core.inference import Decoding
 
 SEED_BITS = 53  # exact in every JSON reader
 TOP_K = 50  # transformers', where a checkpoint does not say
+HELD_TOKENS = 8192  # of all beams of a text: 400 MB for BART-large
 _OF_SAMPLING = ("temperature", "top_p", "top_k", "seed")
 
 
@@ -76,7 +77,7 @@ class Wishes:
         return samples
 
     def decoding(self, max_length: int, min_length: int, prefix: tuple[int, ...]) -> Decoding:
-        """prefix: counted in both lengths."""
+        """prefix: counted in both lengths. Raises InvalidRequest for more than can be held."""
         drawn: dict[str, Any] = {"beams": self.of("num_beams", 1)}
         if self.samples():
             seed = self._given["seed"]
@@ -86,9 +87,10 @@ class Wishes:
                 "top_k": self.of("top_k", TOP_K) or None,
                 "seed": secrets.randbits(SEED_BITS) if seed is None else seed,
             }
+        max_length = self._held(max_length, drawn.get("beams", 1))
         return Decoding(
             max_tokens=max_length - 1,
-            min_tokens=max(0, min_length - 1),
+            min_tokens=max(0, min(min_length, max_length) - 1),
             length_penalty=float(self.of("length_penalty", 1.0)),
             no_repeat_ngram=self.of("no_repeat_ngram_size", 0),
             repetition_penalty=float(self.of("repetition_penalty", 1.0)),
@@ -96,3 +98,13 @@ class Wishes:
             prefix=prefix,
             **drawn,
         )
+
+    def _held(self, max_length: int, beams: int) -> int:
+        """A length that was asked for is refused where it is too much; a default gives way."""
+        most = HELD_TOKENS // beams
+        if self._given["max_length"] is not None and max_length > most:
+            raise InvalidRequest(
+                f"parameters.max_length must be at most {most} with {beams} beams "
+                f"(num_beams), not {max_length}"
+            )
+        return min(max_length, most)

@@ -99,7 +99,7 @@ _MAX_LENGTH = Parameter(
     "integer",
     None,
     "Most tokens of the result, its start and end marks counted, of each part where a long text "
-    "is split; null: the checkpoint's.",
+    "is split; times num_beams at most 8,192; null: the checkpoint's.",
     minimum=4,
     maximum=4096,
 )

@@ -98,6 +98,17 @@ def test_max_length_ends_where_the_models_positions_may():
         prepared(max_tokens=512, max_length=513)
 
 
+def test_beams_and_length_together_are_bounded_and_a_default_gives_way():
+    patient = {"num_beams": 16, "max_length": 1024, "min_length": 900}
+
+    assert "at most 512 with 16 beams (num_beams), not 1024" in refusal(
+        max_tokens=1024, num_beams=16, max_length=1024
+    )
+    assert decoding(max_tokens=1024, num_beams=8, max_length=1024).held_tokens == 8 * 1023
+    found = decoding("word " * 600, max_tokens=1024, generation=patient)
+    assert (found.max_tokens, found.min_tokens) == (511, 511)
+
+
 def test_sampling_takes_one_beam_and_the_seed_that_is_given():
     found = decoding(do_sample=True, temperature=0.5, top_p=0.9, top_k=0, seed=7)
 
