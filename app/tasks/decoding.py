@@ -13,7 +13,7 @@ from app.core.inference import Decoding
 
 SEED_BITS = 53  # exact in every JSON reader
 TOP_K = 50  # transformers', where a checkpoint does not say
-HELD_TOKENS = 8192  # of all beams of a text: 400 MB for BART-large
+HELD_TOKENS = 8192  # of all beams of a text: 0.8 GB for BART-large
 _OF_SAMPLING = ("temperature", "top_p", "top_k", "seed")
 
 
