@@ -35,9 +35,11 @@ COMMAND = (sys.executable, "-m", "app.main")
 class ServerProcess:
     """`python -m app.main`, in a session of its own so that it can be signalled as a group."""
 
-    def __init__(self, folder: Path, **settings: object) -> None:
+    def __init__(
+        self, folder: Path, command: tuple[str, ...] = COMMAND, /, **settings: object
+    ) -> None:
         self.process = subprocess.Popen(
-            COMMAND,
+            command,
             cwd=folder,  # no `.env` there
             env=environment(**settings),
             stderr=subprocess.PIPE,
