@@ -325,6 +325,7 @@ class AnswersWhenTold:
         self.name = name
         self.status = Status(ServingState.READY)
         self.refused: dict[str, str] = {}
+        self.task_options: dict[str, dict[str, Any]] = {}
         self.submitted: list[tuple[str, str, dict[str, Any], float]] = []
         self.inputs: list[Mapping[str, Any]] = []
         self.waits: list[asyncio.Future[Outcome]] = []

@@ -1,7 +1,8 @@
 """Which versions are served, and the way from a caller's words to one of them."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from app.core.errors import ModelNotFound
 from app.core.parameters import Parameter
@@ -24,6 +25,16 @@ class Deployment:
     @property
     def parameters(self) -> tuple[Parameter, ...]:
         return self.task.parameters
+
+    def draws(self, parameters: Mapping[str, Any]) -> bool:
+        """Whether an equal request may be answered otherwise, because tokens are drawn at random.
+
+        parameters: complete. Yes, too, as long as it is not known what the checkpoint itself does.
+        """
+        if self.task.draws is None:
+            return False
+        options = self.supervisor.task_options.get(self.spec.key)
+        return options is None or self.task.draws(parameters, options.get("generation") or {})
 
 
 class Registry:

@@ -1,10 +1,12 @@
 """Which tasks exist, for which kind of artefact, and what parameters they take.
 
-Light: imports no task and no library. The parent validates parameters with this table; the worker
-builds the task from it. One name may stand for several tasks: summarizing is picking sentences
-with an encoder's vectors, and writing new ones with an encoder-decoder.
+Light: imports no library, and of the tasks only what reads parameters. The parent validates
+parameters with this table; the worker builds the task from it. One name may stand for several
+tasks: summarizing is picking sentences with an encoder's vectors, and writing new ones with an
+encoder-decoder.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Literal
@@ -12,6 +14,7 @@ from typing import Any, Literal
 from app.core.checkpoint import Kind
 from app.core.errors import CannotLoad
 from app.core.parameters import Parameter
+from app.tasks import decoding, sampling
 from app.tasks.parameters import (
     CLASSIFY,
     EXTRACT,
@@ -26,7 +29,9 @@ from app.tasks.writing_parameters import SUMMARIZE, TRANSLATE
 @dataclass(frozen=True, slots=True)
 class TaskInfo:
     """model_type: what `metadata.model_type` says; shape: which kind of worker loop runs it;
-    takes: the field of a request that holds its input."""
+    takes: the field of a request that holds its input; draws: whether tokens are drawn at random,
+    by a request's parameters and the checkpoint's generation defaults, None where they never are.
+    """
 
     name: str
     kind: Kind
@@ -35,6 +40,7 @@ class TaskInfo:
     implementation: str
     parameters: tuple[Parameter, ...]
     takes: Literal["text", "inputs"] = "text"
+    draws: Callable[[Mapping[str, Any], Mapping[str, Any]], bool] | None = None
 
 
 _ALL = (
@@ -70,6 +76,7 @@ _ALL = (
         "one_shot",
         "app.tasks.summarize_text:SummarizeText",
         SUMMARIZE,
+        draws=decoding.draws,
     ),
     TaskInfo(
         "translate",
@@ -78,9 +85,16 @@ _ALL = (
         "one_shot",
         "app.tasks.translate:Translate",
         TRANSLATE,
+        draws=decoding.draws,
     ),
     TaskInfo(
-        "generate", "tokens", "generator", "generating", "app.tasks.generate:Generate", GENERATE
+        "generate",
+        "tokens",
+        "generator",
+        "generating",
+        "app.tasks.generate:Generate",
+        GENERATE,
+        draws=sampling.draws,
     ),
 )
 TASKS: dict[tuple[str, Kind], TaskInfo] = {(info.name, info.kind): info for info in _ALL}

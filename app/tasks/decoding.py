@@ -17,6 +17,14 @@ HELD_TOKENS = 8192  # of all beams of a text: 0.8 GB for BART-large
 _OF_SAMPLING = ("temperature", "top_p", "top_k", "seed")
 
 
+def draws(parameters: Mapping[str, Any], generation: Mapping[str, Any]) -> bool:
+    """Whether tokens are drawn at random: the request's wish, or else the checkpoint's."""
+    given: bool | None = parameters["do_sample"]
+    if given is not None:
+        return given
+    return bool(generation.get("do_sample")) and (parameters["num_beams"] or 1) == 1
+
+
 class Wishes:
     """What a request asks for, and what the checkpoint does where it asks for nothing.
 
@@ -61,13 +69,11 @@ class Wishes:
     def samples(self) -> bool:
         """Raises InvalidRequest where sampling is asked for beside beams, or half asked for."""
         given, beams = self._given["do_sample"], self._given["num_beams"]
-        searches = beams is not None and beams > 1
-        if given and searches:
+        if given and beams is not None and beams > 1:
             raise InvalidRequest(
                 f"parameters.do_sample excludes parameters.num_beams above 1 ({beams})"
             )
-        samples = bool(self._generation.get("do_sample")) and not searches
-        samples = samples if given is None else given
+        samples = draws(self._given, self._generation)
         for name in _OF_SAMPLING:
             if self._given[name] is not None and not samples:
                 raise InvalidRequest(

@@ -65,6 +65,11 @@ def defaults_of(generation: Mapping[str, Any] | None) -> Defaults:
     )
 
 
+def draws(parameters: Mapping[str, Any], generation: Mapping[str, Any]) -> bool:
+    """Whether tokens are drawn at random. Raises ValueError as `defaults_of` does."""
+    return _samples(parameters, defaults_of(generation))
+
+
 def choose(parameters: Mapping[str, Any], defaults: Defaults) -> Choice:
     """Raises InvalidRequest where parameters of the request contradict each other."""
     _check_sampling(parameters)

@@ -101,6 +101,7 @@ class Supervisor:
     ) -> None:
         self.name = name
         self.status = Status()
+        self.task_options: dict[str, dict[str, Any]] = {}  # by version, once its task was built
         self._prepare = prepare
         self._limits = limits
         self._cpu = cpu
@@ -240,6 +241,8 @@ class Supervisor:
             signature=loaded.signature,
         )
         self._refused |= loaded.refused
+        hosted = (version for version in load.versions if version.key not in self._refused)
+        self.task_options = {version.key: version.options for version in hosted}
         self._metrics.worker_loaded(self.name, loaded.load_s)
         if not self._stopping.is_set():
             self._become(ServingState.READY, "")

@@ -3,8 +3,9 @@
 import pytest
 
 from app.core.errors import ModelNotFound
+from app.core.parameters import resolve
 from app.models.registry import Registry
-from tests.fakes import a_deployment, a_spec
+from tests.fakes import AnswersWhenTold, a_deployment, a_spec
 
 REGISTRY = Registry(
     a_deployment(spec)
@@ -63,3 +64,20 @@ def test_a_deployment_knows_its_task_and_what_it_takes():
 
     assert deployment.task.model_type == "generator"
     assert "temperature" in [parameter.name for parameter in deployment.parameters]
+
+
+def test_what_writes_counts_as_drawn_until_its_worker_has_said_what_the_checkpoint_does():
+    worker = AnswersWhenTold()
+    generator = a_deployment(a_spec("generator:v1", "generate"), worker)
+    greedy = resolve(generator.parameters, {"temperature": 0})
+    assert generator.draws(greedy)
+
+    worker.task_options["generator:v1"] = {}
+    assert not generator.draws(greedy)
+    assert generator.draws(resolve(generator.parameters, {}))
+
+
+def test_what_does_not_write_never_draws():
+    sentiment = a_deployment(a_spec("sentiment:v1", "classify"))
+
+    assert not sentiment.draws(resolve(sentiment.parameters, {}))
