@@ -33,6 +33,7 @@ from app.models.progress import progress_for_stderr
 from app.models.spec import ModelSpec
 from app.services.inference_service import InferenceService
 from app.services.model_service import ModelService
+from app.services.response_cache import ResponseCache
 
 log = structlog.get_logger()
 
@@ -70,6 +71,7 @@ def create_app(settings: Settings, specs: Sequence[ModelSpec]) -> Application:
         clock,
         default_model=settings.default_model,
         max_text_chars=settings.max_text_chars,
+        cache=_response_cache(settings, metrics),
     )
     services = Services(inference, ModelService(fleet.registry), metrics)
 
@@ -83,6 +85,12 @@ def create_app(settings: Settings, specs: Sequence[ModelSpec]) -> Application:
             await running
 
     return Application(build_app(services, settings, lifespan=lifespan), services, fleet)
+
+
+def _response_cache(settings: Settings, metrics: Metrics) -> ResponseCache | None:
+    if not settings.response_cache_mb:
+        return None
+    return ResponseCache(settings.response_cache_mb * 10**6, metrics.cache_changed)
 
 
 def read_catalog(settings: Settings) -> tuple[ModelSpec, ...]:

@@ -30,6 +30,7 @@ def success(result: InferenceResult, done: Done, request_id: str) -> dict[str, A
             },
             "queue_ms": round(done.timings.queue_ms, 3),
             "compute_ms": round(done.timings.compute_ms, 3),
+            **({"cached": True} if done.is_cached else {}),
         },
     }
 

@@ -78,6 +78,13 @@ class Settings(BaseSettings):
         description="CPU threads that all models together may keep busy; default: all usable.",
     )
 
+    response_cache_mb: int = Field(
+        default=0,
+        ge=0,
+        le=1_000_000,
+        description="Memory for answers that are kept for equal requests, in MB, of versions whose "
+        "catalog entry says `cache: true`; 0: none.",
+    )
     max_queue_items: int = Field(
         default=512,
         ge=1,

@@ -66,6 +66,7 @@ class Metrics:
         self._declare_worker_series()
         self._cpu_budget = self._gauge("inference_cpu_budget_threads", "Threads to share.")
         self._cpu_leased = self._gauge("inference_cpu_leased_threads", "Threads leased out.")
+        self._declare_reuse_series()
         self._versions: dict[Version, str] = {}
 
     def _declare_worker_series(self) -> None:
@@ -99,12 +100,31 @@ class Metrics:
             "inference_worker_restarts", "Worker processes started after the first.", worker
         )
 
+    def _declare_reuse_series(self) -> None:
+        version = ("model", "version")
+        self._shared = self._counter(
+            "inference_shared",
+            "Inputs that waited for an equal one in flight instead of being computed.",
+            *version,
+        )
+        self._cache_lookups = self._counter(
+            "inference_cache_lookups",
+            "Inputs that were looked up in the response cache; result `hit` or `miss`.",
+            *version,
+            "result",
+        )
+        self._cache_evictions = self._counter(
+            "inference_cache_evictions", "Answers that left the response cache for others."
+        )
+        self._cache_bytes = self._gauge("inference_cache_bytes", "Size of the response cache.")
+
     def add_version(self, model: str, version: str, worker: str) -> None:
         """Declare a version, so that its series exist before its first request."""
         self._versions[model, version] = worker
         self._version_info.labels(model, version, worker).set(1)
         self._version_ready.labels(model, version).set(0)
         self._requests.labels(model, version, OK)
+        self._shared.labels(model, version)
 
     def answered(self, model: str, version: str, outcome: Outcome, total_ms: float) -> None:
         """An input of a known version got its outcome after `total_ms` in the server."""
@@ -125,6 +145,17 @@ class Metrics:
     def observe_rejected(self, code: str) -> None:
         """A request was refused before it reached a version."""
         self._requests.labels(*NO_VERSION, code).inc()
+
+    def shared(self, model: str, version: str) -> None:
+        """An input waits for an equal one."""
+        self._shared.labels(model, version).inc()
+
+    def looked_up(self, model: str, version: str, is_hit: bool) -> None:
+        self._cache_lookups.labels(model, version, "hit" if is_hit else "miss").inc()
+
+    def cache_changed(self, held_bytes: int, evicted: int) -> None:
+        self._cache_bytes.set(held_bytes)
+        self._cache_evictions.inc(evicted)
 
     def batch_ran(
         self, worker: str, rows: int, real: int, padded: int, ms: float, predicted_ms: float
@@ -169,6 +200,10 @@ class Metrics:
                 for (model, version), worker in self._versions.items()
             },
             "rejected": self._by_code(*NO_VERSION),
+            "cache": {
+                "bytes": self._value("inference_cache_bytes"),
+                "evictions": self._value("inference_cache_evictions_total"),
+            },
             "cpu": {
                 "budget_threads": self._value("inference_cpu_budget_threads"),
                 "leased_threads": self._value("inference_cpu_leased_threads"),
@@ -187,6 +222,9 @@ class Metrics:
             "average_compute_ms": self._average_ms("inference_seconds", **labels, stage="compute"),
             "tokens_in": self._value("inference_tokens_total", **labels, direction="in"),
             "tokens_out": self._value("inference_tokens_total", **labels, direction="out"),
+            "shared": self._value("inference_shared_total", **labels),
+            "cache_hits": self._value("inference_cache_lookups_total", **labels, result="hit"),
+            "cache_misses": self._value("inference_cache_lookups_total", **labels, result="miss"),
             "ready": bool(self._value("inference_version_ready", **labels)),
             "worker": self._worker_summary(worker),
         }

@@ -38,10 +38,11 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """An item that was inferred."""
+    """An item that was inferred. is_cached: earlier, for an equal request."""
 
     answer: Answer
     timings: Timings = Timings()
+    is_cached: bool = False
 
 
 @dataclass(frozen=True, slots=True)

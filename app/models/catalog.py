@@ -38,6 +38,7 @@ class _Version(CheckpointFields, frozen=True, forbid_unknown_fields=True, kw_onl
     task_options: Entries = {}
     task_files: Entries = {}
     default_timeout_ms: _Milliseconds = 30_000
+    cache: bool = False
     default: bool = False
 
 
@@ -181,6 +182,7 @@ def _spec(
         task_options=given.task_options,
         task_files=_task_files(given, loadable.artefact, place.inside("task_files")),
         default_timeout_ms=given.default_timeout_ms,
+        cache=given.cache,
         is_default=is_default,
     )
 

@@ -71,6 +71,7 @@ class ModelSpec:
     task_options: Mapping[str, Any] = field(default_factory=dict)
     task_files: tuple[ModelFile, ...] = ()  # further files of this version's task, by role
     default_timeout_ms: int = 30_000
+    cache: bool = False  # keep its answers, where the server keeps any
     is_default: bool = True
 
     @property

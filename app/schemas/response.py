@@ -36,6 +36,10 @@ class Metadata(_Shape):
     usage: Usage = Field(description="Tokens in and out.")
     queue_ms: float = Field(description="Time that the input waited, in ms.", examples=[0.4])
     compute_ms: float = Field(description="Time that the model ran, in ms.", examples=[3.1])
+    cached: Literal[True] | None = Field(
+        default=None,
+        description="Only there when the answer was kept from an earlier, equal request.",
+    )
     confidence: float | None = Field(
         default=None, description="Classifiers: probability of the label.", examples=[0.98]
     )

@@ -4,9 +4,11 @@ The path, in order. Each step names the module that owns it:
 
 1. models/registry.py turns model and version into a deployment.
 2. core/parameters.py checks the parameters against what the version's task declares.
-3. workers/supervisor.py admits the input, or refuses it at once (full, loading, failed).
-4. workers/handle.py keeps it until the worker answers, the deadline passes or the caller leaves.
-5. Outcomes return in the order of the inputs, each its own: one bad input fails alone.
+3. response_cache.py may have the answer already, shared_work.py an equal input in flight to wait
+   for; both only where nothing is drawn at random (models/registry.py knows).
+4. workers/supervisor.py admits the input, or refuses it at once (full, loading, failed).
+5. workers/handle.py keeps it until the worker answers, the deadline passes or the caller leaves.
+6. Outcomes return in the order of the inputs, each its own: one bad input fails alone.
 """
 
 import asyncio
@@ -24,8 +26,11 @@ from app.core.errors import (
 )
 from app.core.metrics import Metrics
 from app.core.parameters import resolve
-from app.core.types import Failed, Outcome
+from app.core.types import Done, Failed, Outcome
 from app.models.registry import Deployment, Registry
+from app.models.spec import ModelSpec
+from app.services.response_cache import ResponseCache
+from app.services.shared_work import SharedWork, Submit, key_of_work
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +68,7 @@ class _Entry:
 
 
 class InferenceService:
-    """Serves any number of inputs at once; holds nothing between calls."""
+    """Serves any number of inputs at once. cache: None where no answer is kept."""
 
     def __init__(
         self,
@@ -73,12 +78,15 @@ class InferenceService:
         *,
         default_model: str,
         max_text_chars: int,
+        cache: ResponseCache | None = None,
     ) -> None:
         self._registry = registry
         self._metrics = metrics
         self._clock = clock
         self._default_model = default_model
         self._max_text_chars = max_text_chars
+        self._cache = cache
+        self._shared = SharedWork(clock)
         self._is_stopping = False
 
     def stop(self) -> None:
@@ -120,13 +128,32 @@ class InferenceService:
         self._check_length(request.text)
         parameters = resolve(deployment.parameters, request.parameters)
         limit_ms = float(deployment.spec.default_timeout_ms)
-        return deployment.supervisor.submit(
-            deployment.spec.key,
-            request.text,
-            parameters,
-            limit_ms if timeout_ms is None else min(limit_ms, timeout_ms),
-            request.inputs,
-        )
+        limit_ms = limit_ms if timeout_ms is None else min(limit_ms, timeout_ms)
+
+        def submit(left_ms: float) -> "asyncio.Future[Outcome]":
+            return deployment.supervisor.submit(
+                deployment.spec.key, request.text, parameters, left_ms, request.inputs
+            )
+
+        if deployment.draws(parameters):
+            return submit(limit_ms)
+        key = key_of_work(deployment.spec.key, parameters, request.text, request.inputs)
+        return self._reuse(deployment.spec, key, limit_ms, submit)
+
+    def _reuse(
+        self, spec: ModelSpec, key: bytes, limit_ms: float, submit: Submit
+    ) -> "asyncio.Future[Outcome]":
+        """An answer that is kept, or work in flight, or work that begins now."""
+        cache = self._cache if spec.cache else None
+        if cache is not None:
+            kept = cache.get(key)
+            self._metrics.looked_up(spec.name, spec.version, kept is not None)
+            if kept is not None:
+                return _settled(kept)
+            submit = _keeping(submit, cache, key)
+        if self._shared.is_in_flight(key):
+            self._metrics.shared(spec.name, spec.version)
+        return self._shared.join(key, limit_ms, submit)
 
     def _check_length(self, text: str) -> None:
         if len(text) > self._max_text_chars:
@@ -146,6 +173,28 @@ class InferenceService:
             self._metrics.answered(spec.name, spec.version, outcome, entry.latency_ms)
         elif isinstance(outcome, Failed):
             self._metrics.observe_rejected(outcome.error.code)
+
+
+def _settled(outcome: Outcome) -> "asyncio.Future[Outcome]":
+    wait: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+    wait.set_result(outcome)
+    return wait
+
+
+def _keeping(submit: Submit, cache: ResponseCache, key: bytes) -> Submit:
+    """`submit`, whose answer goes into the cache however many wait for it."""
+
+    def keep(ended: "asyncio.Future[Outcome]") -> None:
+        outcome = None if ended.cancelled() else ended.result()
+        if isinstance(outcome, Done):
+            cache.put(key, outcome.answer)
+
+    def submit_and_keep(left_ms: float) -> "asyncio.Future[Outcome]":
+        wait = submit(left_ms)
+        wait.add_done_callback(keep)
+        return wait
+
+    return submit_and_keep
 
 
 def _check_form(deployment: Deployment, request: InferenceRequest) -> None:

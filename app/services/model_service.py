@@ -83,6 +83,7 @@ def _describe(deployment: Deployment) -> dict[str, Any]:
         "max_input_tokens": status.max_tokens,
         **({"signature": status.signature} if status.signature else {}),
         "default_timeout_ms": spec.default_timeout_ms,
+        "cache": spec.cache,
         "worker": {
             "name": deployment.supervisor.name,
             "load_s": status.load_s,

@@ -13,7 +13,9 @@ from typing import Any
 
 import httpx
 import psutil
+import yaml
 
+from app.models.catalog import CATALOGS, profile_path
 from tests.processes import living, until
 
 ROOT = Path(__file__).parents[2]
@@ -27,6 +29,18 @@ def environment(**settings: object) -> dict[str, str]:
     """The user's own, so that MODEL_STORE is shared between runs, and a free port."""
     ours = {"HOST": "127.0.0.1", "PORT": 0, "LOG_FORMAT": "json", "PYTHONPATH": ROOT, **settings}
     return os.environ | {name: str(value) for name, value in ours.items()}
+
+
+def catalog_with_caches(folder: Path, *models: str) -> Path:
+    """The embedded catalog, whose named models may keep their answers."""
+    document = yaml.safe_load(profile_path("embedded").read_text(encoding="utf-8"))
+    for model in models:
+        for version in document["models"][model].values():
+            version["cache"] = True
+    catalog = folder / "catalog.yaml"
+    text = yaml.safe_dump(document, sort_keys=False)
+    catalog.write_text(text.replace("file://../", f"file://{CATALOGS.parent}/"), encoding="utf-8")
+    return catalog
 
 
 COMMAND = (sys.executable, "-m", "app.main")

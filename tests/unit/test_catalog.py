@@ -55,7 +55,7 @@ def changed(where, value):
 def test_smallest_catalog_gives_a_version_with_defaults(write):
     (spec,) = load_catalog(write(VALID))
     assert (spec.key, spec.task, spec.runtime) == ("sentiment:v1", "classify", "openvino_encoder")
-    assert (spec.default_timeout_ms, spec.is_default) == (30_000, True)
+    assert (spec.default_timeout_ms, spec.is_default, spec.cache) == (30_000, True, False)
     (file,) = spec.artefact.files
     assert (file.role, file.source, file.package_sha256) == ("model", FILE["source"], "cd" * 32)
 
@@ -70,6 +70,7 @@ def test_every_field_reaches_the_version(write):
             "task_options": {"labels": ["a", "b"]},
             "task_files": {"head": LOCAL},
             "default_timeout_ms": 1234,
+            "cache": True,
         },
     )
     document["artefacts"]["encoder"] |= {
@@ -81,7 +82,7 @@ def test_every_field_reaches_the_version(write):
     assert spec.description == "Moods."
     assert spec.task_options == {"labels": ["a", "b"]}
     assert [file.role for file in spec.task_files] == ["head"]
-    assert spec.default_timeout_ms == 1234
+    assert (spec.default_timeout_ms, spec.cache) == (1234, True)
     assert spec.runtime_options == {"max_tokens": 256}
     assert (spec.artefact.license, spec.artefact.origin) == ("MIT", "somewhere")
 

@@ -55,6 +55,7 @@ LIVES_ONLY_IN: dict[str, set[str]] = {
     ),
     "huggingface_hub": {"models.hub"},
     "ray": {"workers"},
+    "cachetools": {"services.response_cache"},
 }
 # What can run code out of a file or a string.
 NEVER_IMPORTED = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}

@@ -124,6 +124,20 @@ def test_the_cpu_budget_is_shown_with_what_is_leased_of_it(metrics):
     assert metrics.summary()["cpu"] == {"budget_threads": 4, "leased_threads": 3}
 
 
+def test_reuse_is_counted_by_version_and_the_caches_size_is_the_latest(metrics):
+    metrics.shared("sentiment", "v1")
+    metrics.looked_up("sentiment", "v1", is_hit=False)
+    metrics.looked_up("sentiment", "v1", is_hit=True)
+    metrics.cache_changed(900, 0)
+    metrics.cache_changed(700, 3)
+
+    summary = of(metrics)
+    assert (summary["shared"], summary["cache_hits"], summary["cache_misses"]) == (1, 1, 1)
+    assert of(metrics, "embedder:v1")["shared"] == 0
+    assert metrics.summary()["cache"] == {"bytes": 700, "evictions": 3}
+    assert lines(metrics, "inference_cache_bytes") == ["inference_cache_bytes 700.0"]
+
+
 def test_two_servers_in_one_process_do_not_share_figures(metrics):
     metrics.observe_rejected("invalid_json")
 

@@ -9,19 +9,22 @@ from app.core.metrics import Metrics
 from app.core.types import Answer, Done, Failed, Outcome, Timings, Usage
 from app.models.registry import Registry
 from app.services.inference_service import InferenceRequest, InferenceService
+from app.services.response_cache import ResponseCache
 from tests.fakes import AnswersWhenTold, FakeClock, a_deployment, a_spec, settle_tasks
 
 
 class Bench:
     """The service over two models whose answers a test gives."""
 
-    def __init__(self) -> None:
+    def __init__(self, cache_bytes: int = 0, **fields) -> None:
         self.clock = FakeClock()
         self.metrics = Metrics()
         self.minilm, self.smollm = AnswersWhenTold("minilm"), AnswersWhenTold("smollm")
         deployments = [
-            a_deployment(a_spec("sentiment:v1", "classify", default_timeout_ms=500), self.minilm),
-            a_deployment(a_spec("generator:v1", "generate"), self.smollm),
+            a_deployment(
+                a_spec("sentiment:v1", "classify", default_timeout_ms=500, **fields), self.minilm
+            ),
+            a_deployment(a_spec("generator:v1", "generate", **fields), self.smollm),
             a_deployment(a_spec("iris:v1", "tensors"), self.minilm),
         ]
         for deployment in deployments:
@@ -33,6 +36,7 @@ class Bench:
             self.clock,
             default_model="sentiment",
             max_text_chars=100,
+            cache=ResponseCache(cache_bytes, self.metrics.cache_changed) if cache_bytes else None,
         )
 
     async def begin(self, *requests: InferenceRequest, timeout_ms: float | None = None):
@@ -218,3 +222,130 @@ async def test_text_for_tensors_and_tensors_for_text_are_refused_with_what_is_ta
     assert await bench.refusal(InferenceRequest("", inputs={"x": [1]})) == (
         "invalid_request: inputs is not what sentiment:v1 takes; send text"
     )
+
+
+async def test_equal_inputs_in_flight_are_computed_once_and_take_one_permit(bench):
+    first = await bench.begin(InferenceRequest("a"))
+    second = await bench.begin(InferenceRequest("a"), InferenceRequest("b"))
+    assert [text for _, text, _, _ in bench.minilm.submitted] == ["a", "b"]
+
+    for wait, value in zip(bench.minilm.waits, ("good", "bad"), strict=True):
+        wait.set_result(says(value))
+    values = [result.outcome.answer.value for result in await first + await second]
+    assert values == ["good", "good", "bad"]
+    assert bench.of("sentiment:v1")["shared"] == 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"parameters": {"top_k": 1}},
+        {"text": "A"},
+        {"version": "v2"},
+    ],
+    ids=str,
+)
+async def test_inputs_that_differ_in_anything_are_computed_apart(other):
+    bench = Bench()
+    await bench.begin(InferenceRequest("a"), InferenceRequest(**{"text": "a", **other}))
+
+    assert bench.of("sentiment:v1")["shared"] == 0
+
+
+async def test_equal_tensors_in_flight_are_computed_once(bench):
+    await bench.begin(*(InferenceRequest("", "iris", inputs={"x": [1.5]}) for _ in range(2)))
+
+    assert bench.minilm.inputs == [{"x": [1.5]}]
+
+
+async def test_a_caller_who_leaves_takes_nothing_from_the_one_who_waits_for_the_same(bench):
+    first = await bench.begin(InferenceRequest("a"))
+    second = await bench.begin(InferenceRequest("a"))
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    bench.minilm.waits[0].set_result(says("good"))
+
+    (result,) = await second
+    assert result.outcome.answer.value == "good"
+
+
+GREEDY = {"temperature": 0}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "options", "computed"),
+    [
+        ({}, {}, 2),
+        ({"seed": 1}, {}, 2),
+        ({"temperature": 0.5, "seed": 1}, {}, 2),
+        ({}, {"generation": {"do_sample": False}}, 1),
+        (GREEDY, {}, 1),
+        ({"num_beams": 4}, {}, 1),
+        (GREEDY, None, 2),
+    ],
+    ids=["usual", "seed", "sampled", "checkpoint-greedy", "greedy", "beams", "not-known-yet"],
+)
+async def test_what_is_drawn_at_random_is_computed_for_each(parameters, options, computed):
+    bench = Bench(10**6, cache=True)
+    if options is not None:
+        bench.smollm.task_options["generator:v1"] = options
+    request = InferenceRequest("a", "generator", parameters=parameters)
+    calls = [await bench.begin(request) for _ in range(2)]
+    assert len(bench.smollm.submitted) == computed
+    for wait in bench.smollm.waits:
+        wait.set_result(says("text"))
+    await asyncio.gather(*calls)
+
+    await bench.begin(request)
+    assert len(bench.smollm.submitted) == (1 if computed == 1 else 3)
+
+
+async def test_a_kept_answer_takes_no_time_and_no_worker():
+    bench = Bench(10**6, cache=True)
+    call = await bench.begin(InferenceRequest("a"))
+    bench.clock.tick(0.1)
+    bench.minilm.waits[0].set_result(says("good"))
+    (computed,) = await call
+    (kept,) = await bench.service.infer([InferenceRequest("a")])
+
+    assert kept.outcome == Done(computed.outcome.answer, Timings(0.0, 0.0), is_cached=True)
+    assert not computed.outcome.is_cached
+    assert (kept.latency_ms, kept.model_used) == (0.0, "sentiment:v1")
+    assert len(bench.minilm.submitted) == 1
+    summary = bench.of("sentiment:v1")
+    assert (summary["cache_hits"], summary["cache_misses"], summary["successes"]) == (1, 1, 2)
+
+
+async def test_a_kept_answer_is_given_though_the_worker_takes_nothing():
+    bench = Bench(10**6, cache=True)
+    call = await bench.begin(InferenceRequest("a"))
+    bench.minilm.waits[0].set_result(says("good"))
+    await call
+    bench.minilm.refusal = Overloaded("full")
+
+    (kept,) = await bench.service.infer([InferenceRequest("a")])
+    assert isinstance(kept.outcome, Done)
+
+
+async def test_an_error_is_never_kept():
+    bench = Bench(10**6, cache=True)
+    for _ in range(2):
+        call = await bench.begin(InferenceRequest("a"))
+        bench.minilm.waits[-1].set_result(Failed(InputTooLong()))
+        await call
+
+    assert len(bench.minilm.submitted) == 2
+
+
+@pytest.mark.parametrize(
+    ("cache_bytes", "cache"), [(0, True), (10**6, False)], ids=["server-off", "version-off"]
+)
+async def test_nothing_is_kept_unless_server_and_version_both_say_so(cache_bytes, cache):
+    bench = Bench(cache_bytes, cache=cache)
+    for _ in range(2):
+        call = await bench.begin(InferenceRequest("a"))
+        bench.minilm.waits[-1].set_result(says("good"))
+        await call
+
+    assert len(bench.minilm.submitted) == 2
+    assert bench.of("sentiment:v1")["cache_misses"] == 0
