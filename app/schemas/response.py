@@ -39,6 +39,7 @@ class Metadata(_Shape):
     cached: Literal[True] | None = Field(
         default=None,
         description="Only there when the answer was kept from an earlier, equal request.",
+        examples=[True],
     )
     confidence: float | None = Field(
         default=None, description="Classifiers: probability of the label.", examples=[0.98]

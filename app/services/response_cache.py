@@ -2,7 +2,8 @@
 
 Holds successful answers of deterministic requests, never an error. They are kept encoded: that is
 what makes their size known and a third of what the objects take, and nobody can change one that
-others will get.
+others will get. Nothing makes an answer stale: a version loads the same files as long as the server
+lives. Whoever changes that puts what was loaded into the key (`key_of_work`).
 """
 
 from collections.abc import Callable

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.core.errors import Cancelled, DeadlineExceeded, InvalidRequest, Overloaded, WorkerLost
@@ -268,6 +268,7 @@ STEPS = st.lists(
         st.tuples(st.just("answer"), INDEX),
         st.tuples(st.just("fail"), INDEX, st.sampled_from([WorkerLost, Cancelled])),
     ),
+    min_size=8,
     max_size=40,
 )
 
@@ -287,6 +288,7 @@ class History(Bench):
     def __init__(self) -> None:
         super().__init__()
         self.asked: list[Asked] = []
+        self.withdrawn: set[Computation] = set()
 
     async def step(self, what: str, *given) -> None:
         if what == "join":
@@ -312,11 +314,16 @@ class History(Bench):
     def check(self) -> None:
         running = [begun.key for begun in self.running]
         assert sorted(running) == sorted({asked.key for asked in self.waiting})
+        withdrawn = {begun for begun in self.begun if begun.outcome.cancelled()}
+        for begun in withdrawn - self.withdrawn:
+            assert begun.key not in running, "withdrawn though somebody waited for it"
+        self.withdrawn = withdrawn
         for asked in self.waiting:
             assert asked.deadline > self.clock.now()
             assert self.shared.is_in_flight(asked.key.encode())
 
 
+@settings(max_examples=200)
 @given(STEPS)
 def test_each_caller_gets_one_outcome_of_his_own_in_his_time_and_work_ends_with_the_last(steps):
     async def history() -> None:
