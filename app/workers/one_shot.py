@@ -4,9 +4,13 @@ The way of an item: `submit` notes it -> tokenised off the loop -> its rows wait
 stream leases threads, lets the batcher choose, runs the batch in its thread -> when its last row
 is done the task makes the answer off the loop -> `reply`. Rows of all hosted versions share
 batches, because they share the weights.
+
+A batch whose run fails is run again in halves, and those in halves, until what is to blame stands
+alone: at most 2n - 1 runs for n rows. Between two of them the threads may go to another worker.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -51,6 +55,7 @@ class OneShotLoop:
         self._pending: dict[int, Pending] = {}
         self._arrivals: asyncio.Queue[list[Pending]] = asyncio.Queue()
         self._finished: asyncio.Queue[list[Pending]] = asyncio.Queue()
+        self._reruns: deque[Sequence[Row]] = deque()  # halves of batches that failed
         self._wake = asyncio.Event()
         self._idle_streams = runtime.plan.streams
         self._choosing = 0  # streams that lease threads for a batch they have not chosen yet
@@ -73,7 +78,7 @@ class OneShotLoop:
 
     @property
     def waiting(self) -> int:
-        return len(self._queue)
+        return len(self._queue) + sum(map(len, self._reruns))
 
     @property
     def running(self) -> int:
@@ -124,8 +129,8 @@ class OneShotLoop:
     async def _run_stream(self, threads: ThreadPoolExecutor) -> None:
         hold_until: float | None = None
         while True:
-            # A row for each stream that is about to choose, or no further one need ask for threads.
-            while hold_until is not None or len(self._queue) <= self._choosing:
+            # Work for each stream that is about to choose, or no further one need ask for threads.
+            while hold_until is not None or self._choices <= self._choosing:
                 self._wake.clear()  # safe: no await since the queue was looked at
                 await self._clock.wait(self._wake, hold_until)
                 hold_until = None
@@ -136,16 +141,24 @@ class OneShotLoop:
             finally:
                 self._lease.release(self._runtime.plan.threads)
 
+    @property
+    def _choices(self) -> int:
+        """How many streams, at most, would find something to run."""
+        return len(self._queue) + len(self._reruns)
+
     async def _run_next_batch(self, threads: ThreadPoolExecutor) -> float | None:
         """Run what the batcher chooses; returns until when to wait if it would rather wait."""
         now = self._clock.now()
         self._choosing -= 1
-        self._drop_expired(now)
-        chosen = self._batcher.choose(self._queue, now, self._idle_streams)
-        if isinstance(chosen, Hold):
-            return chosen.until
-        if chosen:
+        chosen = self._next_rerun(now)
+        if not chosen:
+            self._drop_expired(now)
+            found = self._batcher.choose(self._queue, now, self._idle_streams)
+            if isinstance(found, Hold):
+                return found.until
+            chosen = found or []
             self._queue.take(chosen)
+        if chosen:
             self._wake.set()  # others may be waiting for what is left
             self._idle_streams -= 1
             try:
@@ -153,6 +166,12 @@ class OneShotLoop:
             finally:
                 self._idle_streams += 1
         return None
+
+    def _next_rerun(self, now: float) -> Sequence[Row]:
+        """The next part of a batch that failed, without rows that expired; empty: there is none."""
+        late = {row.item_id for part in self._reruns for row in part if row.is_expired(now)}
+        self._fail(late, DeadlineExceeded())
+        return self._reruns.popleft() if self._reruns else []
 
     async def _run_batch(self, batch: Sequence[Row], threads: ThreadPoolExecutor) -> None:
         rows: list[Any] = []
@@ -167,15 +186,29 @@ class OneShotLoop:
             outputs = await loop.run_in_executor(threads, self._runtime.run, rows, settings)
             if len(outputs) != len(rows):
                 raise InvariantBroken(f"{len(outputs)} outputs for {len(rows)} rows")
-        except InvalidRequest as refused:  # rows of one group are all as wrong as the first
-            self._fail({row.item_id for row in batch}, refused)
-        except Exception:
-            items = {row.item_id for row in batch}
-            names = sorted({self._pending[i].item.request_id for i in items if i in self._pending})
-            log.exception("batch_failed", rows=len(rows), request_ids=names)
-            self._fail(items, ServingError())
+        except Exception as error:
+            self._part(batch, error)
         else:
             self._book(batch, outputs, (self._clock.now() - started) * 1000)
+
+    def _part(self, batch: Sequence[Row], error: Exception) -> None:
+        """Run a batch that failed again in halves; a row that failed alone is to blame."""
+        if len(batch) > 1:
+            log.warning("batch_split", rows=len(batch), error=type(error).__name__)
+            wanted = [row for row in batch if row.item_id in self._pending]
+            half = len(wanted) // 2
+            self._reruns.extendleft(filter(None, [wanted[half:], wanted[:half]]))
+            self._wake.set()
+            return
+        item_id = batch[0].item_id
+        if isinstance(error, InvalidRequest):
+            self._fail([item_id], error)
+        elif (pending := self._pending.get(item_id)) is not None:
+            item = pending.item
+            log.error(
+                "row_failed", version=item.version, request_id=item.request_id, exc_info=error
+            )
+            self._fail([item_id], ServingError())
 
     def _book(self, batch: Sequence[Row], outputs: Sequence[Any] | Vectors, ms: float) -> None:
         longest = max(row.tokens for row in batch)
@@ -217,8 +250,12 @@ class OneShotLoop:
 
     def _forget(self, item_id: int) -> None:
         pending = self._pending.pop(item_id, None)
-        if pending is not None:
-            self._queue.drop(item_id, len(pending.prepared.rows))
+        if pending is None:
+            return
+        self._queue.drop(item_id, len(pending.prepared.rows))
+        if self._reruns:
+            parts = ([row for row in part if row.item_id != item_id] for part in self._reruns)
+            self._reruns = deque(filter(None, parts))
 
 
 async def _all_of(queue: asyncio.Queue[list[Pending]]) -> list[Pending]:

@@ -76,6 +76,11 @@ class Bench:
         rows = self.runtime.tokenizer.encode([s for s in text.split(".") if s.strip()])
         return [task, *(float(sum(row)) for row in rows)]
 
+    def has_run(self, text: str, *, since: int) -> bool:
+        """Whether a batch after the first `since` held it."""
+        (row,) = self.runtime.tokenizer.encode([text])
+        return any(row in batch for batch in self.runtime.batches[since:])
+
     def open_gate(self) -> None:
         if isinstance(self.runtime, WaitsAtTheGate):
             self.runtime.gate.set()
@@ -262,18 +267,26 @@ async def test_expired_rows_beyond_the_window_are_not_run_when_they_come_up():
     assert bench.runtime.batches[1:] == [bench.runtime.tokenizer.encode(["stays"])]
 
 
-async def test_a_batch_that_breaks_fails_its_own_items_and_the_loop_goes_on():
-    async with running(Bench(BreaksOnWord("bad"), rows=2)) as bench:
-        broken = bench.submit("bad", "mate")
-        await bench.replies.of(*broken)
-        fine = bench.submit("fine", "too")
-        replies = await bench.answers(*fine)
+async def test_a_row_that_breaks_its_batch_fails_alone():
+    async with running(Bench(BreaksOnWord("bad"))) as bench:
+        ids = bench.submit("a", "b", "c", "bad", "d", "e", "f", "g")
+        await bench.replies.of(*ids)
 
-    assert {bench.replies.code_of(item) for item in broken} == {"internal"}
-    assert [r.value for r in replies] == [["embed", 3.0], ["embed", 4.0]]
+    assert [bench.replies.code_of(i) for i in ids] == ["ok"] * 3 + ["internal"] + ["ok"] * 4
+    assert sorted(map(len, bench.runtime.batches)) == [1, 1, 2, 2, 4, 4, 8]
 
 
-async def test_rows_that_wait_go_with_their_item_when_one_of_its_batches_breaks():
+async def test_a_batch_of_nothing_but_poison_takes_twice_its_rows_in_runs_at_most():
+    async with running(Bench(BreaksOnWord("bad"))) as bench:
+        ids = bench.submit(*["bad"] * 8)
+        await bench.replies.of(*ids)
+        await bench.answers(*bench.submit("after"))
+
+    assert {bench.replies.code_of(item) for item in ids} == {"internal"}
+    assert len(bench.runtime.batches) == 15 + 1
+
+
+async def test_rows_that_wait_go_with_their_item_when_one_of_its_rows_breaks():
     async with running(Bench(BreaksOnWord("bad"), rows=2)) as bench:
         (item,) = bench.submit("bad. b. c. d. e")
         await bench.replies.of(item)
@@ -282,17 +295,47 @@ async def test_rows_that_wait_go_with_their_item_when_one_of_its_batches_breaks(
         await bench.answers(after)
 
     assert bench.replies.code_of(item) == "internal"
-    assert len(bench.runtime.batches) == 2
+    assert [len(batch) for batch in bench.runtime.batches] == [2, 1, 1]
 
 
-async def test_a_runtime_that_loses_a_row_fails_the_batch_and_mixes_nothing_up():
+async def test_who_leaves_while_his_batch_fails_is_not_run_again():
+    def leave(batch: int) -> None:
+        bench.loop.cancel([gone] if batch == 1 else [])
+
+    bench = Bench(BreaksOnWord("bad"))
+    bench.runtime._on_run = leave
+    gone = 1
+    async with running(bench):
+        ids = bench.submit("gone", "fine", "bad")
+        await bench.replies.of(*ids[1:])
+
+    assert gone not in bench.replies.by_id
+    assert not bench.has_run("gone", since=1)
+
+
+async def test_who_is_late_when_his_batch_has_failed_is_told_and_not_run_again():
+    bench = Bench(BreaksOnWord("bad"))
+    bench.runtime._on_run = lambda batch: bench.clock.tick(0.1)
+    async with running(bench):
+        (late,) = bench.submit("late", timeout_ms=50)
+        ids = bench.submit("fine", "bad")
+        await bench.replies.of(late, *ids)
+
+    assert [bench.replies.code_of(i) for i in (late, *ids)] == [
+        "deadline_exceeded",
+        "ok",
+        "internal",
+    ]
+    assert not bench.has_run("late", since=1)
+
+
+async def test_a_runtime_that_loses_a_row_is_asked_again_and_mixes_nothing_up():
     async with running(Bench(LosesARow())) as bench:
-        ids = bench.submit("a", "b")
-        await bench.replies.of(*ids)
-        (alone,) = await bench.answers(*bench.submit("c d"))
+        first, second = await bench.answers(*bench.submit("a", "b"))
 
-    assert {bench.replies.code_of(item) for item in ids} == {"internal"}
-    assert alone.value == bench.expected("embed", "c d")
+    assert [len(batch) for batch in bench.runtime.batches] == [2, 1, 1]
+    assert first.value == bench.expected("embed", "a")
+    assert second.value == bench.expected("embed", "b")
 
 
 async def test_an_input_that_the_task_refuses_fails_alone_with_the_reason():
@@ -367,7 +410,7 @@ class GroupsByLetter(SumsTokens):
 
     def run(self, rows, settings=()):
         self.settings.append(list(settings))
-        if settings[0].startswith("x"):
+        if any(setting.startswith("x") for setting in settings):
             raise InvalidRequest("inputs do not fit the model together")
         return super().run(rows)
 
@@ -382,14 +425,14 @@ async def test_each_row_may_have_settings_of_its_own(monkeypatch):
     assert reply.value == bench.expected("embed", "a1. b1 b2. a2")
 
 
-async def test_a_batch_that_the_runtime_refuses_tells_its_callers_why(monkeypatch):
+async def test_a_row_that_the_runtime_refuses_tells_its_caller_alone_why(monkeypatch):
     monkeypatch.setitem(TASKS, "embed:v1", SaysHow("embed"))
     async with running(Bench(GroupsByLetter())) as bench:
-        wrong, fine = bench.submit("x1", "a1")
-        reply, _ = await bench.replies.of(wrong, fine)
+        wrong, fine, too = bench.submit("x1", "a1", "a2")
+        reply, *_ = await bench.replies.of(wrong, fine, too)
 
     assert reply == ItemFailed(wrong, "invalid_request", "inputs do not fit the model together")
-    assert bench.replies.code_of(fine) == "ok"
+    assert {bench.replies.code_of(item) for item in (fine, too)} == {"ok"}
 
 
 class Scrambles(SumsTokens):
