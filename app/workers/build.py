@@ -21,7 +21,7 @@ from app.workers.generating import GeneratingLoop
 from app.workers.lease import LeaseClient
 from app.workers.messages import BatchRan, Load, WireItem
 from app.workers.one_shot import OneShotLoop
-from app.workers.replies import Reply
+from app.workers.replies import Announce, Reply
 
 MAX_SEQUENCES = 64
 
@@ -62,7 +62,7 @@ class LoadedFacts:
 
 
 def build_loop(
-    load: Load, lease: LeaseClient, reply: Reply, measuring: Measuring
+    load: Load, lease: LeaseClient, reply: Reply, announce: Announce, measuring: Measuring
 ) -> tuple[WorkLoop, LoadedFacts]:
     """measuring: holds all threads of the CPU budget while the machine is measured.
 
@@ -70,14 +70,14 @@ def build_loop(
     """
     shapes = {task_info(version.task, load.kind).shape for version in load.versions}
     if shapes == {"one_shot"}:
-        return _one_shot(load, lease, reply, measuring)
+        return _one_shot(load, lease, reply, announce, measuring)
     if shapes == {"generating"}:
-        return _generating(load, lease, reply)
+        return _generating(load, lease, reply, announce)
     raise CannotLoad(f"one worker cannot serve tasks of shapes {sorted(shapes)}")
 
 
 def _one_shot(
-    load: Load, lease: LeaseClient, reply: Reply, measuring: Measuring
+    load: Load, lease: LeaseClient, reply: Reply, announce: Announce, measuring: Measuring
 ) -> tuple[WorkLoop, LoadedFacts]:
     tasks, refused = _tasks(load)
     make = runtime_class(load.runtime, load.kind)
@@ -107,6 +107,7 @@ def _one_shot(
         batcher=Batcher(limits, calibration.cost),
         lease=lease,
         reply=reply,
+        announce=announce,
         clock=MonotonicClock(),
     )
     shown = {
@@ -121,7 +122,9 @@ def _one_shot(
     return work, LoadedFacts(runtime.tokenizer.max_tokens, shown, refused)
 
 
-def _generating(load: Load, lease: LeaseClient, reply: Reply) -> tuple[WorkLoop, LoadedFacts]:
+def _generating(
+    load: Load, lease: LeaseClient, reply: Reply, announce: Announce
+) -> tuple[WorkLoop, LoadedFacts]:
     tasks, refused = _tasks(load)
     make = runtime_class(load.runtime, load.kind)
     plan = StreamPlan(streams=1, threads=load.cpu_threads)
@@ -133,6 +136,7 @@ def _generating(load: Load, lease: LeaseClient, reply: Reply) -> tuple[WorkLoop,
         scheduler=StepScheduler(MAX_SEQUENCES, runtime.max_running_tokens),
         lease=lease,
         reply=reply,
+        announce=announce,
         clock=MonotonicClock(),
     )
     shown = {

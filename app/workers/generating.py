@@ -20,8 +20,8 @@ from app.scheduling.engine import Sequence as Waiting
 from app.scheduling.engine import StepScheduler
 from app.tasks.generate import GenerationPlan, GenerativeTask
 from app.workers.lease import LeaseClient
-from app.workers.messages import BatchRan, ItemDone, ItemFailed, WireItem
-from app.workers.replies import Reply, done, failed
+from app.workers.messages import BatchRan, Ended, ItemDone, ItemFailed, Started, WireItem
+from app.workers.replies import Announce, Reply, done, failed
 
 log = structlog.get_logger()
 
@@ -48,6 +48,7 @@ class GeneratingLoop:
         scheduler: StepScheduler,
         lease: LeaseClient,
         reply: Reply,
+        announce: Announce,
         clock: Clock,
     ) -> None:
         self._runtime = runtime
@@ -55,6 +56,7 @@ class GeneratingLoop:
         self._scheduler = scheduler
         self._lease = lease
         self._reply = reply
+        self._announce = announce
         self._clock = clock
         self._pending: dict[int, Pending] = {}
         self._wake = asyncio.Event()
@@ -125,6 +127,7 @@ class GeneratingLoop:
         plan = self._scheduler.plan(now)
         for item_id in plan.leave:
             self._runtime.cancel(item_id)
+            self._announce(Ended(item_id))
         self._fail(plan.expired, DeadlineExceeded())
         for sequence in plan.join:
             self._join(sequence.item_id, now)
@@ -147,15 +150,19 @@ class GeneratingLoop:
         plan = pending.plan
         if plan is None:
             raise ServingError(f"item {item_id} joined before it was prepared")
+        self._announce(Started(item_id, [item_id], 0.0))  # how long it writes, only the end tells
         try:
             self._runtime.add(item_id, plan.prompt, plan.sampling)
         except Exception:
             log.exception("prompt_refused", request_id=pending.item.request_id)
+            self._announce(Ended(item_id))
             self._scheduler.apply([item_id])
             self._fail([item_id], ServingError())
 
     def _book(self, outcome: StepOutcome, running: int, ms: float) -> None:
         self._scheduler.apply(outcome.finished)
+        for item_id in outcome.finished:
+            self._announce(Ended(item_id))
         self._batches.append(BatchRan(running, outcome.tokens, outcome.tokens, ms, 0.0))
         replies = [
             self._finish(self._pending.pop(item_id), generated)

@@ -30,6 +30,7 @@ class Load(Struct, frozen=True, tag=True):
 
     calibration_path: where the result is kept between starts; empty where nothing is calibrated.
     prepared_path: folder for what the runtime makes of the files, to start faster the next time.
+    memory_limit_bytes: 0: any.
     """
 
     artefact: str
@@ -45,6 +46,7 @@ class Load(Struct, frozen=True, tag=True):
     prepared_path: str
     log_format: str
     log_level: str
+    memory_limit_bytes: int = 0
 
 
 class WireItem(Struct, frozen=True):
@@ -138,6 +140,24 @@ class ReturnThreads(Struct, frozen=True, tag=True):
     threads: int
 
 
+class Started(Struct, frozen=True, tag=True):
+    """Sent before a run begins, so that the server knows who was inside if the process dies in it.
+
+    predicted_ms: how long it should take; 0 where that is not known. Generating: one per sequence,
+    when it joins.
+    """
+
+    run: int
+    items: list[int]
+    predicted_ms: float
+
+
+class Ended(Struct, frozen=True, tag=True):
+    """The run is over, however it went."""
+
+    run: int
+
+
 class BatchRan(Struct, frozen=True):
     """One forward pass. predicted_ms: what the cost model said; 0 where there is none."""
 
@@ -157,7 +177,7 @@ class Beat(Struct, frozen=True, tag=True):
     resident_bytes: int
 
 
-ToServer = Loaded | LoadFailed | Results | AskThreads | ReturnThreads | Beat
+ToServer = Loaded | LoadFailed | Results | AskThreads | ReturnThreads | Started | Ended | Beat
 
 _encoder = msgpack.Encoder()
 _to_worker: msgpack.Decoder[ToWorker] = msgpack.Decoder(ToWorker)

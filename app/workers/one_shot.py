@@ -13,6 +13,7 @@ import asyncio
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from typing import Any
 
 import structlog
@@ -25,9 +26,9 @@ from app.scheduling.batcher import Batcher, Hold
 from app.scheduling.queue import Row, RowQueue
 from app.tasks.base import OneShotTask, Prepared
 from app.workers.lease import LeaseClient
-from app.workers.messages import BatchRan, ItemDone, ItemFailed, WireItem
+from app.workers.messages import BatchRan, Ended, ItemDone, ItemFailed, Started, WireItem
 from app.workers.one_shot_items import Pending, finish_all, prepare_all
-from app.workers.replies import Reply, failed
+from app.workers.replies import Announce, Reply, failed
 
 log = structlog.get_logger()
 
@@ -43,6 +44,7 @@ class OneShotLoop:
         batcher: Batcher,
         lease: LeaseClient,
         reply: Reply,
+        announce: Announce,
         clock: Clock,
     ) -> None:
         self._runtime = runtime
@@ -50,11 +52,13 @@ class OneShotLoop:
         self._batcher = batcher
         self._lease = lease
         self._reply = reply
+        self._announce = announce
         self._clock = clock
         self._queue = RowQueue()
         self._pending: dict[int, Pending] = {}
         self._arrivals: asyncio.Queue[list[Pending]] = asyncio.Queue()
         self._finished: asyncio.Queue[list[Pending]] = asyncio.Queue()
+        self._run_ids = count(1)
         self._reruns: deque[Sequence[Row]] = deque()  # halves of batches that failed
         self._wake = asyncio.Event()
         self._idle_streams = runtime.plan.streams
@@ -182,6 +186,9 @@ class OneShotLoop:
             rows.append(given)
             settings.append(setting)
         loop = asyncio.get_running_loop()
+        run = next(self._run_ids)
+        predicted_ms = self._batcher.cost.predict_ms(len(rows), max(row.tokens for row in batch))
+        self._announce(Started(run, sorted({row.item_id for row in batch}), predicted_ms))
         try:
             outputs = await loop.run_in_executor(threads, self._runtime.run, rows, settings)
             if len(outputs) != len(rows):
@@ -190,6 +197,8 @@ class OneShotLoop:
             self._part(batch, error)
         else:
             self._book(batch, outputs, (self._clock.now() - started) * 1000)
+        finally:
+            self._announce(Ended(run))
 
     def _part(self, batch: Sequence[Row], error: Exception) -> None:
         """Run a batch that failed again in halves; a row that failed alone is to blame."""

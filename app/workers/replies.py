@@ -4,9 +4,11 @@ from collections.abc import Callable, Sequence
 
 from app.core.errors import ServingError
 from app.core.types import Answer
-from app.workers.messages import ItemDone, ItemFailed
+from app.workers.messages import Ended, ItemDone, ItemFailed, Started
 
 Reply = Callable[[Sequence[ItemDone | ItemFailed]], None]
+Announce = Callable[[Started | Ended], None]
+"""Says what runs. `Started` has left the process when it returns."""
 
 
 def failed(item_id: int, error: ServingError) -> ItemFailed:

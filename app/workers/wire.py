@@ -1,6 +1,8 @@
 """Frames on a byte stream: four bytes of length, then the message. Nothing is unpickled, ever."""
 
 import asyncio
+import contextlib
+import os
 import struct
 from collections.abc import Callable
 from typing import cast
@@ -82,6 +84,23 @@ class Wire(asyncio.Protocol):
             asyncio.get_running_loop().call_soon(self._flush)
         self._outgoing.append(_LENGTH.pack(len(message)))
         self._outgoing.append(message)
+
+    def send_at_once(self, message: bytes) -> None:
+        """Hand a frame to the kernel before this returns: it arrives even if the process dies in
+        the next moment. Where the other side is slow to read, it is only queued."""
+        if self._transport is None:
+            return
+        self._outgoing.append(_LENGTH.pack(len(message)))
+        self._outgoing.append(message)
+        if self._transport.get_write_buffer_size():
+            self._flush()
+            return
+        data = b"".join(self._outgoing)
+        self._outgoing.clear()
+        with contextlib.suppress(OSError):  # full or closed: the transport will find out
+            data = data[os.write(self._transport.get_extra_info("socket").fileno(), data) :]
+        if data:
+            self._transport.write(data)
 
     def close(self) -> None:
         """Send what is queued and end the connection."""

@@ -268,7 +268,7 @@ async def test_a_worker_summarizes_and_translates_with_one_copy_of_the_weights(f
         log_format="console",
         log_level="WARNING",
     )
-    work, facts = build_loop(load, lone_lease(2), replies, nullcontext)
+    work, facts = build_loop(load, lone_lease(2), replies, lambda _: None, nullcontext)
     long = "A sentence of forty characters or so. " * 12
     async with served_by(work):
         work.submit(

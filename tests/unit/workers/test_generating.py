@@ -14,7 +14,7 @@ from app.scheduling.engine import StepScheduler
 from app.tasks.catalogue import task_info
 from app.tasks.generate import Generate
 from app.workers.generating import GeneratingLoop
-from app.workers.messages import ItemDone, ItemFailed, WireItem
+from app.workers.messages import Ended, ItemDone, ItemFailed, Started, WireItem
 from tests.fakes import (
     ENDLESS,
     GUARD_S,
@@ -47,6 +47,7 @@ class Bench:
     def __init__(self, runtime: CountsUp | None = None, *, max_sequences: int = 8) -> None:
         self.clock = FakeClock()
         self.replies = Replies()
+        self.announced: list[Started | Ended] = []
         self.runtime = runtime or CountsUp()
         self.runtime.tokenizer.max_tokens = 2 * ENDLESS
         self.loop = GeneratingLoop(
@@ -59,6 +60,7 @@ class Bench:
             scheduler=StepScheduler(max_sequences, self.runtime.max_running_tokens),
             lease=lone_lease(),
             reply=self.replies,
+            announce=self.announced.append,
             clock=self.clock,
         )
         self._items = 0
@@ -273,6 +275,26 @@ async def test_times_are_those_of_waiting_and_of_running():
 
     assert reply.queue_ms == pytest.approx(30)
     assert reply.compute_ms == pytest.approx(20)
+
+
+async def test_a_sequence_is_announced_before_it_joins_and_when_it_leaves():
+    bench = Bench(RefusesWord())
+    async with running(bench):
+        poison = bench.submit("poison", 3)
+        done = bench.submit("a", 1)
+        late = bench.submit("b", ENDLESS, timeout_ms=50)
+        left = bench.submit("c", ENDLESS)
+        await bench.answer(done)
+        assert Started(late, [late], 0.0) in bench.announced
+        assert Ended(late) not in bench.announced
+        bench.loop.cancel([left])
+        bench.clock.move(0.05)
+        await bench.replies.of(poison, late)
+        await until(lambda: bench.loop.running == 0)
+
+    for item in (poison, done, late, left):
+        about = [m for m in bench.announced if m.run == item]
+        assert about == [Started(item, [item], 0.0), Ended(item)]
 
 
 async def test_every_step_is_reported_once():

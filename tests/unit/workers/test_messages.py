@@ -11,6 +11,7 @@ from app.workers.messages import (
     BatchRan,
     Beat,
     Cancel,
+    Ended,
     GrantThreads,
     HostedVersion,
     ItemDone,
@@ -21,6 +22,7 @@ from app.workers.messages import (
     RecallThreads,
     Results,
     ReturnThreads,
+    Started,
     Stop,
     Submit,
     WireItem,
@@ -46,6 +48,7 @@ TO_WORKER = [
         prepared_path="/store/prepared/1",
         log_format="json",
         log_level="info",
+        memory_limit_bytes=2**30,
     ),
     Submit(
         [WireItem(1, "sentiment:v1", "na\u00efve \U0001f600", {"stop": ["a"], "n": 2**53}, 1.5)]
@@ -68,6 +71,8 @@ TO_SERVER = [
     ),
     AskThreads(1),
     ReturnThreads(1),
+    Started(7, [1, 2], 12.5),
+    Ended(7),
     Beat([BatchRan(8, 100, 120, 3.5, 3.25)], waiting=3, running=2, resident_bytes=10**9),
 ]
 JSON = st.recursive(

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from app.core.errors import InvalidRequest
 from app.scheduling.batcher import Batcher, BatchLimits
 from app.scheduling.cost_model import CostModel
-from app.workers.messages import ItemDone, ItemFailed, WireItem
+from app.workers.messages import Ended, ItemDone, ItemFailed, Started, WireItem
 from app.workers.one_shot import OneShotLoop
 from tests.fakes import (
     BreaksOnWord,
@@ -43,6 +43,7 @@ class Bench:
     def __init__(self, runtime: SumsTokens, *, rows: int = 8, hold_s: float = 0.0) -> None:
         self.clock = FakeClock()
         self.replies = Replies()
+        self.announced: list[Started | Ended] = []
         self.runtime = runtime
         self.batcher = Batcher(BatchLimits(rows, 10_000, hold_s, window=8), COMPANY_PAYS)
         self.loop = OneShotLoop(
@@ -51,6 +52,7 @@ class Bench:
             batcher=self.batcher,
             lease=lone_lease(),
             reply=self.replies,
+            announce=self.announced.append,
             clock=self.clock,
         )
         self._items = 0
@@ -386,6 +388,28 @@ async def test_every_batch_is_reported_once_with_its_padding():
     assert (batch.rows, batch.real_tokens, batch.padded_tokens) == (2, 4, 6)
     assert batch.predicted_ms == pytest.approx(COMPANY_PAYS.predict_ms(2, 3))
     assert bench.loop.take_batches() == []
+
+
+async def test_a_run_is_announced_with_its_items_before_it_begins_and_after_it_has_ended():
+    bench = Bench(SumsTokens(on_run=lambda _: seen.append(list(bench.announced))))
+    seen: list[list[Started | Ended]] = []
+    async with running(bench):
+        ids = bench.submit("a. b", "c d e")
+        await bench.answers(*ids)
+
+    started = Started(1, ids, COMPANY_PAYS.predict_ms(3, 3))
+    assert seen == [[started]]
+    assert bench.announced == [started, Ended(1)]
+
+
+async def test_runs_of_a_batch_that_is_split_are_announced_each_for_itself():
+    async with running(Bench(BreaksOnWord("bad"))) as bench:
+        bad, fine = bench.submit("bad", "fine")
+        await bench.replies.of(bad, fine)
+
+    runs = [m.items for m in bench.announced if isinstance(m, Started)]
+    assert sorted(runs) == [[bad], [bad, fine], [fine]]
+    assert [m.run for m in bench.announced if isinstance(m, Ended)] == [1, 2, 3]
 
 
 @dataclass(frozen=True)
