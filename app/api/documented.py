@@ -57,7 +57,8 @@ _FAILURES: dict[int, tuple[str, str, str]] = {  # status: what it means, an exam
         "The request header has more than 32768 bytes or 256 fields.",
     ),
     500: (
-        "Our fault. The log has the reason under the request id.",
+        "Our fault: the log has the reason under the request id. Or `poison_input`: the model's "
+        "process ended twice while it ran this input; do not send it again.",
         "internal",
         "The server failed; its log has the reason under this request id.",
     ),

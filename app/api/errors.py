@@ -22,6 +22,7 @@ from app.core.errors import (
     InvalidRequest,
     ModelNotFound,
     Overloaded,
+    PoisonInput,
     ServingError,
     TryLater,
     UnsupportedMediaType,
@@ -63,6 +64,7 @@ STATUS: dict[type[ServingError], int] = {
     TryLater: 503,
     Overloaded: 429,
     DeadlineExceeded: 504,
+    PoisonInput: 500,
     Cancelled: 499,  # nobody reads it; the log does
 }
 

@@ -137,6 +137,20 @@ class Settings(BaseSettings):
         le=1000,
         description="Crashes in a row without an answer after which a version is failed.",
     )
+    worker_stuck_after_s: float = Field(
+        default=20.0,
+        ge=2,
+        le=3600,
+        description="Time without a sign of life, or in one batch, after which a worker is killed "
+        "and replaced, in seconds; a batch may take 20 times its predicted time.",
+    )
+    worker_memory_limit_mb: int = Field(
+        default=0,
+        ge=0,
+        le=2**24,
+        description="Most memory that one worker may hold, in MB, before it is killed and "
+        "replaced; 0: any.",
+    )
     shutdown_grace_s: float = Field(
         default=20.0, ge=0, le=3600, description="Time for running work to end at a stop, seconds."
     )

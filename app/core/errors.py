@@ -91,6 +91,12 @@ class DeadlineExceeded(ServingError):
     code = "deadline_exceeded"
 
 
+class PoisonInput(ServingError):
+    """The worker ended twice while it ran this input; it is not run again."""
+
+    code = "poison_input"
+
+
 class Cancelled(ServingError):
     """The caller left before the answer was ready."""
 

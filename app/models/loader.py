@@ -19,6 +19,7 @@ from app.models.spec import ModelSpec
 from app.workers.cpu import CpuBudget
 from app.workers.supervisor import Preparation, ServingState, Supervisor, SupervisorLimits
 from app.workers.turns import LoadingTurns
+from app.workers.watchdog import WatchLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,10 @@ def build_fleet(
                 start_timeout_s=settings.worker_start_timeout_s,
                 max_crashes=settings.worker_max_restarts,
                 max_queue_items=settings.max_queue_items,
+                watch=WatchLimits(
+                    stuck_after_s=settings.worker_stuck_after_s,
+                    memory_bytes=settings.worker_memory_limit_mb * 2**20,
+                ),
             ),
             cpu=cpu,
             metrics=metrics,

@@ -198,6 +198,7 @@ def _load_message(
         prepared_path=str(root / "prepared" / key_of([*brought.made_of, library])),
         log_format=settings.log_format,
         log_level=settings.effective_log_level,
+        memory_limit_bytes=settings.worker_memory_limit_mb * 2**20,
     )
 
 

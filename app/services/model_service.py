@@ -59,7 +59,11 @@ class ModelService:
 
 def _state(deployment: Deployment) -> dict[str, Any]:
     state, reason = deployment.supervisor.state_of(deployment.spec.key)
-    return {"state": state.value, "reason": reason} if reason else {"state": state.value}
+    shown = {"state": state.value, "reason": reason} if reason else {"state": state.value}
+    next_start = deployment.supervisor.status.next_start
+    if state is ServingState.RESTARTING and next_start is not None:
+        shown["next_start"] = next_start.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return shown
 
 
 def _describe(deployment: Deployment) -> dict[str, Any]:

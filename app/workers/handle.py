@@ -1,7 +1,6 @@
-"""One worker process as the server sees it: starts it, keeps what it owes, notices its end.
+"""One worker process as the server sees it: starts it, speaks with it, ends it, notices its end.
 
-Whatever is submitted ends in exactly one outcome: the worker's answer, the deadline, the caller
-leaving, or the process ending.
+What is owed to callers is the ledger's, because it outlives the process.
 """
 
 import asyncio
@@ -9,19 +8,18 @@ import contextlib
 import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping
-from itertools import count
-from typing import Any, Protocol, assert_never
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, assert_never
 
 import msgspec
 import structlog
 
-from app.core.errors import CannotLoad, DeadlineExceeded, WorkerLost, from_code
-from app.core.types import Answer, Done, Failed, Outcome, Timings, Usage
+from app.core.errors import CannotLoad, WorkerLost, from_code
 from app.workers.messages import (
     AskThreads,
     Beat,
     Cancel,
+    Ended,
     ItemDone,
     ItemFailed,
     Load,
@@ -29,13 +27,13 @@ from app.workers.messages import (
     LoadFailed,
     Results,
     ReturnThreads,
+    Started,
     Stop,
     Submit,
     ToWorker,
     WireItem,
     decode_to_server,
     encode,
-    pack_inputs,
 )
 from app.workers.state import WorkerState, move
 from app.workers.wire import Wire
@@ -57,7 +55,15 @@ CHILD_ENVIRONMENT = {
 
 
 class Listener(Protocol):
-    """Who is told what a worker says beside its answers."""
+    """Who is told what a worker says."""
+
+    def on_results(
+        self, handle: "WorkerHandle", items: Sequence[ItemDone | ItemFailed]
+    ) -> None: ...
+
+    def on_started(self, handle: "WorkerHandle", started: Started) -> None: ...
+
+    def on_ended(self, handle: "WorkerHandle", run: int) -> None: ...
 
     def on_beat(self, handle: "WorkerHandle", beat: Beat) -> None: ...
 
@@ -87,8 +93,7 @@ class WorkerHandle:
         self._listener = listener
         self._environment = {**environment, **CHILD_ENVIRONMENT}
         self._command = command
-        self._ids = count(1)
-        self._owed: dict[int, asyncio.Future[Outcome]] = {}
+        self._killed_because = ""
         self._process: asyncio.subprocess.Process | None = None
         self._spawning = asyncio.Lock()  # `stop` must not overlook a process that is being born
         self._wire = Wire(self._on_frames, self._on_closed)
@@ -103,10 +108,6 @@ class WorkerHandle:
     @property
     def is_ready(self) -> bool:
         return self.state is WorkerState.READY
-
-    @property
-    def owed(self) -> int:
-        return len(self._owed)
 
     async def start(self, timeout_s: float) -> Loaded:
         """Start the process and wait until it has loaded.
@@ -155,34 +156,12 @@ class WorkerHandle:
         self._watch = loop.create_task(self._wait_for_exit(self._process))
         await loop.create_unix_connection(lambda: self._wire, sock=ours)
 
-    def submit(
-        self,
-        version: str,
-        text: str,
-        parameters: dict[str, Any],
-        timeout_ms: float,
-        inputs: Mapping[str, Any] | None = None,
-    ) -> asyncio.Future[Outcome]:
-        """The outcome to be; cancelling it tells the worker to forget the item.
+    def submit(self, items: list[WireItem]) -> None:
+        """For a worker that is ready; of one that has ended nothing comes back but its exit."""
+        self.send(Submit(items))
 
-        Raises InvalidRequest for inputs that cannot cross.
-        """
-        loop = asyncio.get_running_loop()
-        outcome: asyncio.Future[Outcome] = loop.create_future()
-        if not self.is_ready:
-            outcome.set_result(Failed(self._lost()))
-            return outcome
-        item_id = next(self._ids)
-        request_id = structlog.contextvars.get_contextvars().get("request_id", "")
-        packed = None if inputs is None else pack_inputs(inputs)
-        item = WireItem(item_id, version, text, parameters, timeout_ms, request_id, packed)
-        message = encode(Submit([item]))
-        # Registered before it is sent: the answer may come back at once.
-        self._owed[item_id] = outcome
-        timer = loop.call_later(timeout_ms / 1000, self._on_deadline, item_id)
-        outcome.add_done_callback(lambda done: self._settle(item_id, done, timer))
-        self._wire.send(message)
-        return outcome
+    def cancel(self, ids: list[int]) -> None:
+        self.send(Cancel(ids))
 
     def send(self, message: ToWorker) -> None:
         self._wire.send(encode(message))
@@ -209,7 +188,9 @@ class WorkerHandle:
         if self._watch is not None:
             await asyncio.shield(self._watch)
 
-    def kill(self) -> None:
+    def kill(self, because: str = "") -> None:
+        """because: what people are told in place of the signal; the first reason counts."""
+        self._killed_because = self._killed_because or because
         if self._process is not None and self._process.returncode is None:
             self._process.kill()
 
@@ -218,33 +199,16 @@ class WorkerHandle:
         with contextlib.suppress(TimeoutError):  # its last words may still be in the socket
             async with asyncio.timeout(CLOSED_GRACE_S):
                 await self._closed.wait()
-        self.exit_reason = _describe_exit(code)
+        self.exit_reason = self._killed_because or _describe_exit(code)
         self.state = move(self.state, WorkerState.DEAD)
         self._wire.close()
         if self._loaded is not None and not self._loaded.done():
             self._loaded.set_exception(self._lost())
-        for outcome in list(self._owed.values()):
-            if not outcome.done():
-                outcome.set_result(Failed(self._lost()))
         self._listener.on_exit(self)
 
     def _lost(self) -> WorkerLost:
         what = self.exit_reason or f"is {self.state}"
         return WorkerLost(f"the worker of {self.name} {what}; try again", retry_after_s=1.0)
-
-    def _settle(
-        self, item_id: int, outcome: asyncio.Future[Outcome], timer: asyncio.TimerHandle
-    ) -> None:
-        timer.cancel()
-        self._owed.pop(item_id, None)
-        if outcome.cancelled():
-            self.send(Cancel([item_id]))
-
-    def _on_deadline(self, item_id: int) -> None:
-        outcome = self._owed.get(item_id)
-        if outcome is not None and not outcome.done():
-            self.send(Cancel([item_id]))
-            outcome.set_result(Failed(DeadlineExceeded()))
 
     def _on_closed(self) -> None:
         # A worker without a connection is of no use, but mostly one that is ending by itself.
@@ -257,15 +221,18 @@ class WorkerHandle:
                 self._on_message(frame)
         except msgspec.DecodeError as error:
             log.error("worker_sent_garbage", worker=self.name, error=str(error))
-            self.kill()
+            self.kill("sent what is no message and was killed")
 
     def _on_message(self, frame: bytes) -> None:
         message = decode_to_server(frame)
         match message:
             case Results(items):
                 self.has_answered = True
-                for item in items:
-                    self._on_result(item)
+                self._listener.on_results(self, items)
+            case Started():
+                self._listener.on_started(self, message)
+            case Ended(run):
+                self._listener.on_ended(self, run)
             case AskThreads(threads):
                 self._listener.on_ask(self, threads)
             case ReturnThreads(threads):
@@ -288,18 +255,6 @@ class WorkerHandle:
     def _resolve_load(self, resolve: Callable[[asyncio.Future[Loaded]], None]) -> None:
         if self._loaded is not None and not self._loaded.done():
             resolve(self._loaded)
-
-    def _on_result(self, item: ItemDone | ItemFailed) -> None:
-        outcome = self._owed.get(item.id)
-        if outcome is not None and not outcome.done():
-            outcome.set_result(_outcome(item))
-
-
-def _outcome(item: ItemDone | ItemFailed) -> Outcome:
-    if isinstance(item, ItemFailed):
-        return Failed(from_code(item.code, item.message))
-    usage = Usage(item.input_tokens, item.output_tokens)
-    return Done(Answer(item.value, item.metadata, usage), Timings(item.queue_ms, item.compute_ms))
 
 
 def _describe_exit(code: int) -> str:

@@ -1,14 +1,16 @@
 """Keeps one worker alive for the versions that share its artefact.
 
-The life: fetch files and start -> ready -> (the process ends) -> restarting, after a pause that
-doubles with every crash in a row -> ready again, or failed after too many crashes without a
-single answer between them. A refusal to load is final: it would be refused again.
+The life: fetch files and start -> ready -> (the process ends, or is ended because it is stuck or
+holds too much memory) -> restarting, after a pause that doubles with every crash in a row ->
+ready again, or failed after too many crashes without a single answer between them. A refusal to
+load is final: it would be refused again. What was accepted outlives the process: `ledger.py`.
 """
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -19,16 +21,15 @@ from app.core.clock import Clock
 from app.core.errors import CannotLoad, ModelUnavailable, WorkerLost
 from app.core.metrics import Metrics
 from app.core.types import Outcome
-from app.scheduling.admission import Admission
 from app.workers.cpu import CpuBudget
+from app.workers.crashes import Crashes
+from app.workers.desk import Desk
 from app.workers.handle import WORKER_COMMAND, WorkerHandle
-from app.workers.messages import Beat, Load
+from app.workers.messages import Beat, ItemDone, ItemFailed, Load, Started
 from app.workers.turns import LoadingTurns
+from app.workers.watchdog import CHECK_S, Watchdog, WatchLimits
 
 log = structlog.get_logger()
-
-FIRST_PAUSE_S = 0.25
-LONGEST_PAUSE_S = 30.0
 
 
 class ServingState(StrEnum):
@@ -36,6 +37,7 @@ class ServingState(StrEnum):
 
     LOADING = "loading"  #: files are fetched, weights are read
     READY = "ready"  #: takes requests
+    STUCK = "stuck"  #: the worker does not move; it is being ended
     RESTARTING = "restarting"  #: the worker ended; a new one is on its way
     FAILED = "failed"  #: given up; `reason` says why
     STOPPING = "stopping"  #: the server is going down
@@ -43,10 +45,11 @@ class ServingState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """A worker as people see it."""
+    """A worker as people see it. next_start: when the next one is tried, while restarting."""
 
     state: ServingState = ServingState.LOADING
     reason: str = ""
+    next_start: datetime | None = None
     pid: int | None = None
     load_s: float | None = None
     restarts: int = 0
@@ -65,6 +68,7 @@ class SupervisorLimits:
     start_timeout_s: float
     max_crashes: int
     max_queue_items: int
+    watch: WatchLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,14 +114,17 @@ class Supervisor:
         self._turns = turns
         self._on_change = on_change
         self._command = command
-        self._admission = Admission(limits.max_queue_items, name)
+        self._desk = Desk(name, limits.max_queue_items, clock)
+        self._crashes = Crashes(limits.max_crashes)
         self._handle: WorkerHandle | None = None
+        self._watchdog = Watchdog(limits.watch, clock.now())
+        self._has_culprit = False  # whether an input is to blame for the latest crash
         self._refused: dict[str, str] = {}
         self._stopping = asyncio.Event()
 
     @property
     def unanswered(self) -> int:
-        return self._admission.in_use
+        return self._desk.unanswered
 
     def state_of(self, version: str) -> tuple[ServingState, str]:
         """State and reason of one version (`name:version`); mostly those of the worker."""
@@ -135,19 +142,24 @@ class Supervisor:
     ) -> asyncio.Future[Outcome]:
         """The outcome to be; inputs: tensors, in place of text.
 
-        Raises ModelUnavailable or Overloaded at once, or InvalidRequest.
+        While the worker restarts, the input is held for the next one. Raises ModelUnavailable or
+        Overloaded at once, or InvalidRequest.
         """
+        if (refusal := self._refusal(version)) is not None:
+            raise refusal
+        return self._desk.submit(version, text, parameters, timeout_ms, inputs)
+
+    def _refusal(self, version: str) -> ModelUnavailable | None:
+        """Why nothing can be taken for a version, or what was taken cannot be kept."""
         state, reason = self.state_of(version)
-        if state is not ServingState.READY or self._handle is None:
-            raise _unavailable(version, state, reason)
-        self._admission.acquire()
-        try:
-            outcome = self._handle.submit(version, text, parameters, timeout_ms, inputs)
-        except Exception:
-            self._admission.release(self._clock.now())
-            raise
-        outcome.add_done_callback(lambda _: self._admission.release(self._clock.now()))
-        return outcome
+        is_between_two = state in (ServingState.STUCK, ServingState.RESTARTING)
+        if state is ServingState.READY or (is_between_two and self.status.load_s is not None):
+            return None
+        what = "has failed" if state is ServingState.FAILED else f"is {state}"
+        return ModelUnavailable(
+            f"{version} {what}: {reason}" if reason else f"{version} {what}",
+            retry_after_s=60.0 if state is ServingState.FAILED else 2.0,
+        )
 
     async def run(self) -> None:
         """Load, serve, restart; returns after `stop` or when the worker is given up."""
@@ -168,6 +180,7 @@ class Supervisor:
             self._give_up(f"an unexpected {type(error).__name__}; the server's log has it")
             if self._handle is not None:
                 await self._handle.stop()
+        self._desk.ledger.fail(self._refusal)
 
     async def stop(self) -> None:
         """End the worker; what it still owes is lost, so drain first."""
@@ -175,8 +188,27 @@ class Supervisor:
         self._stopping.set()
         if self._handle is not None:
             await self._handle.stop()
+        self._desk.ledger.fail(self._refusal)
+
+    def on_results(self, handle: WorkerHandle, items: Sequence[ItemDone | ItemFailed]) -> None:
+        for item in items:
+            self._desk.ledger.answered(item, self._clock.now())
+
+    def on_started(self, handle: WorkerHandle, started: Started) -> None:
+        now = self._clock.now()
+        self._watchdog.on_started(started.run, started.items, started.predicted_ms, now)
+
+    def on_ended(self, handle: WorkerHandle, run: int) -> None:
+        self._watchdog.on_ended(run)
+        if not self._watchdog.inside:
+            self._desk.ledger.idle(self._clock.now())
 
     def on_beat(self, handle: WorkerHandle, beat: Beat) -> None:
+        self._watchdog.on_beat(beat.resident_bytes, self._clock.now())
+        if (reason := self._watchdog.too_large()) is not None:
+            self._kill(handle, reason)
+        if not beat.waiting and not self._watchdog.inside:
+            self._desk.ledger.idle(self._clock.now())
         self.status = replace(
             self.status, resident_bytes=beat.resident_bytes, waiting_rows=beat.waiting
         )
@@ -200,26 +232,33 @@ class Supervisor:
     def on_exit(self, handle: WorkerHandle) -> None:
         self._cpu.forget(handle)
         self._metrics.worker_gone(self.name)
+        self._has_culprit = self._desk.ledger.lost(self._watchdog.inside)
         self.status = replace(self.status, pid=None, resident_bytes=0, waiting_rows=0)
 
     async def _keep_alive(self, load: Load) -> None:
-        crashes = 0
         while not self._stopping.is_set():
             handle = await self._serve_once(load)
             if self._stopping.is_set():
                 return
-            crashes = 1 if handle.has_answered else crashes + 1
             reason = f"the worker {handle.exit_reason}"
-            log.error("worker_died", worker=self.name, reason=reason, crashes_in_a_row=crashes)
-            if crashes > self._limits.max_crashes:
-                raise CannotLoad(f"{reason}, {crashes} times in a row without an answer; given up")
-            pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** (crashes - 1))
-            self._become(ServingState.RESTARTING, f"{reason}; next start in {pause_s:g} s")
-            await self._clock.wait(self._stopping, self._clock.now() + pause_s)
+            crashes = self._crashes
+            crashes.note(has_answered=handle.has_answered, has_culprit=self._has_culprit)
+            log.error("worker_died", worker=self.name, reason=reason, in_a_row=crashes.in_a_row)
+            if crashes.are_too_many:
+                raise CannotLoad(
+                    f"{reason}, {crashes.in_a_row} times in a row without an answer; given up"
+                )
+            self._restart_after(crashes.pause_s, reason)
+            await self._clock.wait(self._stopping, self._clock.now() + crashes.pause_s)
             if self._stopping.is_set():
                 return
             self.status = replace(self.status, restarts=self.status.restarts + 1)
             self._metrics.worker_restarted(self.name)
+
+    def _restart_after(self, pause_s: float, reason: str) -> None:
+        next_start = datetime.now(UTC) + timedelta(seconds=pause_s)
+        reason = f"{reason}; next start in {pause_s:g} s"
+        self._become(ServingState.RESTARTING, reason, next_start)
 
     async def _serve_once(self, load: Load) -> WorkerHandle:
         """One process from start to end."""
@@ -244,11 +283,29 @@ class Supervisor:
         hosted = (version for version in load.versions if version.key not in self._refused)
         self.task_options = {version.key: version.options for version in hosted}
         self._metrics.worker_loaded(self.name, loaded.load_s)
-        if not self._stopping.is_set():
-            self._become(ServingState.READY, "")
         log.info("worker_ready", worker=self.name, pid=handle.pid, load_s=round(loaded.load_s, 2))
-        await handle.wait()
+        if handle.is_ready:  # else it died, or was stopped, while its turn was given on
+            await self._serve(handle)
+        else:
+            await handle.wait()
         return handle
+
+    async def _serve(self, handle: WorkerHandle) -> None:
+        """From when it has loaded until it has ended, by itself or because it had to be."""
+        self._watchdog = Watchdog(self._limits.watch, self._clock.now())
+        self._become(ServingState.READY, "")
+        self._desk.ledger.fail(self._refusal)  # what was held for versions that it refused
+        self._desk.ledger.attach(handle, self._clock.now())
+        ended = asyncio.ensure_future(handle.wait())
+        while not (await asyncio.wait([ended], timeout=CHECK_S))[0]:
+            reason = self._watchdog.stuck(self._clock.now())
+            if reason is not None and self.status.state is ServingState.READY:
+                self._become(ServingState.STUCK, reason)
+                self._kill(handle, reason)
+
+    def _kill(self, handle: WorkerHandle, reason: str) -> None:
+        self._desk.ledger.detach()
+        handle.kill(f"{reason} and was killed")
 
     def _note_progress(self, what: str) -> None:
         if self.status.state is ServingState.LOADING and not self._stopping.is_set():
@@ -259,18 +316,10 @@ class Supervisor:
             log.error("version_failed", worker=self.name, reason=reason)
             self._become(ServingState.FAILED, reason)
 
-    def _become(self, state: ServingState, reason: str) -> None:
-        self.status = replace(self.status, state=state, reason=reason)
+    def _become(self, state: ServingState, reason: str, next_start: datetime | None = None) -> None:
+        self.status = replace(self.status, state=state, reason=reason, next_start=next_start)
         self._on_change(self)
 
 
 def _will_measure(load: Load) -> bool:
     return bool(load.calibration_path) and not Path(load.calibration_path).exists()
-
-
-def _unavailable(version: str, state: ServingState, reason: str) -> ModelUnavailable:
-    what = "has failed" if state is ServingState.FAILED else f"is {state}"
-    return ModelUnavailable(
-        f"{version} {what}: {reason}" if reason else f"{version} {what}",
-        retry_after_s=60.0 if state is ServingState.FAILED else 2.0,
-    )

@@ -606,7 +606,7 @@ async def test_worker_serves_a_checkpoint(tmp_path, batching):
     await worker.start(60)
     asked = {"max_new_tokens": 8, "temperature": 0.0}
     parameters = resolve(task_info("generate", "tokens").parameters, asked)
-    outcome = await worker.submit("echo:v1", "Hello", parameters, 30_000)
+    outcome = await worker.ask("Hello", **parameters)
 
     runtime = llm(files)
     (prompt,) = runtime.tokenizer.encode(["Hello"])

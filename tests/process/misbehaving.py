@@ -6,6 +6,7 @@ worker before, during and after.
 
 import ctypes
 import json
+import mmap
 import os
 import signal
 import sys
@@ -130,6 +131,29 @@ class IgnoresSigterm(Wellbehaved):
         time.sleep(3600)
 
 
+class StopsInRun(Wellbehaved):
+    """What a debugger or an operator does: the process is there, and does nothing at all."""
+
+    def sin(self) -> None:
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+
+class AllocatesInRun(Wellbehaved):
+    """Asks for more memory than any machine has."""
+
+    def sin(self) -> None:
+        np.ones(2**40, dtype=np.float64)
+
+
+class FillsSharedMemory(Wellbehaved):
+    """Holds 400 MB in a way that no limit on allocations sees."""
+
+    def sin(self) -> None:
+        shared = mmap.mmap(-1, 400 * 2**20)
+        shared[:: mmap.PAGESIZE] = b"x" * (len(shared) // mmap.PAGESIZE)
+        time.sleep(3600)
+
+
 class ChatsOnStdout(Wellbehaved):
     def sin(self) -> None:
         os.write(1, b"progress 100%\r" * 200_000)
@@ -194,6 +218,16 @@ class CountsToThree:
 
     def sin(self) -> None:
         """Whatever the subclass is named after."""
+
+
+class KilledInStep(CountsToThree):
+    def sin(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class HangsInStep(CountsToThree):
+    def sin(self) -> None:
+        time.sleep(3600)
 
 
 class RaisesInStep(CountsToThree):

@@ -16,7 +16,6 @@ from app.workers import handle as handle_module
 from app.workers.state import WorkerState
 from tests.process.workers import (
     LOAD_S,
-    VERSION,
     ask,
     error_of,
     eventually,
@@ -26,8 +25,6 @@ from tests.process.workers import (
     value_of,
 )
 from tests.processes import living
-
-NOW = {"truncate": False}
 
 # Loads in no time, and dies before its server has read about it.
 BORN_TO_DIE = """
@@ -136,8 +133,7 @@ async def test_death_in_a_run_answers_everything_that_was_inside(bench, runtime,
         assert reason in str(error_of(outcome))
         assert error_of(outcome).code == "model_unavailable"
     assert worker.state is WorkerState.DEAD
-    assert bench.listener.exits == [worker]
-    assert isinstance(error_of(await ask(worker, "too late")), WorkerLost)
+    assert worker.exits == 1
 
 
 @pytest.mark.parametrize("runtime", ["RaisesInRun", "LosesARow"])
@@ -206,9 +202,9 @@ async def test_chatter_on_stdout_disturbs_nobody(bench, capfd):
 
 async def test_cancelled_item_is_not_run(bench):
     worker = await recording(bench)
-    first = worker.submit(VERSION, "first", NOW, 30_000)
-    second = worker.submit(VERSION, "second", NOW, 30_000)
-    third = worker.submit(VERSION, "third", NOW, 30_000)
+    first = worker.ask("first")
+    second = worker.ask("second")
+    third = worker.ask("third")
     await eventually(lambda: len(runs(bench.folder)) == 1, "the first run")
     second.cancel()
     assert value_of(await first) == expected("first")
@@ -218,7 +214,7 @@ async def test_cancelled_item_is_not_run(bench):
 
 async def test_item_whose_deadline_passes_in_the_queue_is_not_run(bench):
     worker = await recording(bench, run_s=0.5)
-    first = worker.submit(VERSION, "first", NOW, 30_000)
+    first = worker.ask("first")
     await eventually(lambda: len(runs(bench.folder)) == 1, "the first run")
     late = await ask(worker, "late", timeout_ms=50)
     assert isinstance(error_of(late), DeadlineExceeded)
@@ -230,10 +226,10 @@ async def test_item_whose_deadline_passes_in_the_queue_is_not_run(bench):
 async def test_heartbeat_tells_batches_and_memory(bench):
     worker = await bench.started("Wellbehaved")
     await ask(worker, "four")
-    await eventually(lambda: any(b.batches for b in bench.listener.beats), "a beat", 10)
-    batches = [batch for beat in bench.listener.beats for batch in beat.batches]
+    await eventually(lambda: any(b.batches for b in worker.beats), "a beat", 10)
+    batches = [batch for beat in worker.beats for batch in beat.batches]
     assert [(batch.rows, batch.real_tokens) for batch in batches] == [(1, 4)]
-    assert bench.listener.beats[-1].resident_bytes > 10_000_000
+    assert worker.beats[-1].resident_bytes > 10_000_000
 
 
 GENERATION = resolve(
@@ -244,8 +240,8 @@ GENERATION = resolve(
 async def test_step_that_fails_ends_the_worker_and_tells_its_callers(bench):
     worker = bench.handle(generating("RaisesInStep", bench.folder))
     await worker.start(LOAD_S)
-    good = await worker.submit(VERSION, "count", GENERATION, 30_000)
+    good = await worker.ask("count", **GENERATION)
     assert value_of(good) == "123"
-    bad = await asyncio.wait_for(worker.submit(VERSION, "sin", GENERATION, 30_000), LOAD_S)
+    bad = await asyncio.wait_for(worker.ask("sin", **GENERATION), LOAD_S)
     assert isinstance(error_of(bad), WorkerLost)
     assert worker.exit_reason == "exited with status 1"

@@ -1,6 +1,7 @@
 """Encoders over graphs of our own making; tests/hub has the exporters'."""
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -136,9 +137,9 @@ async def test_a_worker_ranks_documents_and_refuses_the_version_whose_labels_do_
     handle = bench.handle(message, WORKER_COMMAND)
     loaded = await handle.start(LOAD_S)
     documents = [" ".join(WORDS[n : n + n]) for n in (3, 20, 8)]
-    parameters = {"documents": documents, "return_documents": True, "top_n": 2}
+    parameters: dict[str, Any] = dict(documents=documents, return_documents=True, top_n=2)
 
-    ranked = value_of(await handle.submit("ranker:v1", "w1 w2", parameters, 30_000))
+    ranked = value_of(await handle.ask("w1 w2", version="ranker:v1", **parameters))
 
     assert loaded.refused == {"mood:v1": "the model gives 1 scores; labels has 2"}
     runtime = OpenVinoScorer(files(folder, "ranker.xml"), plan=PLAN, max_tokens=64)

@@ -1,16 +1,20 @@
 """Supervisors over real workers that die: restarts, back-off, giving up, and nobody else hurt."""
 
 import asyncio
+import os
+import signal
 
 import pytest
 
-from app.core.errors import FileUnavailable, ModelUnavailable, WorkerLost
+from app.core.clock import MonotonicClock
+from app.core.errors import DeadlineExceeded, FileUnavailable, ModelUnavailable
 from app.workers.supervisor import ServingState
 from tests.process.workers import (
     LOAD_S,
     VERSION,
     ask,
     error_of,
+    eventually,
     expected,
     load,
     value_of,
@@ -31,14 +35,16 @@ class HastyClock:
         await asyncio.sleep(0)
 
 
-@pytest.mark.parametrize(
-    "runtime", ["KilledInRun", "SegfaultsInRun", "ExitsInRun", "WritesGarbage"]
-)
-async def test_worker_that_dies_is_restarted_and_serves_again(supervised, runtime):
-    watched = await supervised.ready(load(runtime, supervised.folder))
+async def killed(watched, times):
+    """Kill the worker and wait until the next one is ready."""
+    os.kill(watched.supervisor.status.pid, signal.SIGKILL)
+    await watched.until(ServingState.READY, times=times)
+
+
+async def test_worker_that_dies_is_restarted_and_serves_again(supervised):
+    watched = await supervised.ready(load("Wellbehaved", supervised.folder))
     supervisor, first = watched.supervisor, watched.supervisor.status.pid
-    assert isinstance(error_of(await ask(supervisor, "sin")), WorkerLost)
-    await watched.until(ServingState.READY, times=2)
+    await killed(watched, times=2)
     assert value_of(await ask(supervisor, "good")) == expected("good")
     assert supervisor.status.pid not in (None, first)
     assert supervisor.status.restarts == 1
@@ -49,12 +55,37 @@ async def test_worker_that_dies_is_restarted_and_serves_again(supervised, runtim
     assert watched.states == [ServingState.READY, ServingState.RESTARTING, ServingState.READY]
 
 
-async def test_request_to_a_restarting_worker_is_refused_at_once(supervised):
-    watched = await supervised.ready(load("KilledInRun", supervised.folder))
-    await ask(watched.supervisor, "sin")
+async def test_request_to_a_restarting_worker_is_held_for_the_next_one(supervised):
+    watched = await supervised.ready(load("Wellbehaved", supervised.folder))
+    os.kill(watched.supervisor.status.pid, signal.SIGKILL)
     await watched.until(ServingState.RESTARTING)
-    with pytest.raises(ModelUnavailable, match="is restarting: the worker was ended by SIGKILL"):
-        watched.supervisor.submit(VERSION, "good", {}, 1000)
+    status = watched.supervisor.status
+    assert status.reason == "the worker was ended by SIGKILL; next start in 0.25 s"
+    assert status.next_start is not None
+    assert value_of(await ask(watched.supervisor, "good")) == expected("good")
+    assert watched.supervisor.status.next_start is None
+
+
+async def test_deadline_and_departure_of_what_is_held_while_restarting(supervised):
+    watched = await supervised.ready(load("Wellbehaved", supervised.folder), clock=NeverClock())
+    os.kill(watched.supervisor.status.pid, signal.SIGKILL)
+    await watched.until(ServingState.RESTARTING)
+    leaves = watched.supervisor.submit(VERSION, "leaves", {"truncate": False}, 30_000)
+    late = await ask(watched.supervisor, "late", timeout_ms=50)
+    assert isinstance(error_of(late), DeadlineExceeded)
+    leaves.cancel()
+    await asyncio.sleep(0)
+    assert watched.supervisor.unanswered == 0
+
+
+async def test_what_is_owed_when_a_version_is_given_up_fails_with_the_reason(supervised):
+    watched = await supervised.ready(load("HangsInRun", supervised.folder), max_crashes=0)
+    owed = asyncio.create_task(ask(watched.supervisor, "a sin"))
+    await eventually(lambda: watched.supervisor.unanswered == 1, "the submission")
+    os.kill(watched.supervisor.status.pid, signal.SIGKILL)
+    error = error_of(await owed)
+    assert isinstance(error, ModelUnavailable)
+    assert "has failed: the worker was ended by SIGKILL" in str(error)
 
 
 async def test_crash_loop_backs_off_and_is_given_up_alone(supervised):
@@ -81,15 +112,21 @@ async def test_pause_never_exceeds_its_longest(supervised):
 async def test_answer_between_two_crashes_starts_the_count_again(supervised):
     clock = HastyClock()
     watched = await supervised.ready(
-        load("KilledInRun", supervised.folder), clock=clock, max_crashes=1
+        load("Wellbehaved", supervised.folder), clock=clock, max_crashes=1
     )
     for crash in range(1, 4):
         assert value_of(await ask(watched.supervisor, "good")) == expected("good")
-        await ask(watched.supervisor, "sin")
-        await watched.until(ServingState.READY, times=crash + 1)
+        await killed(watched, times=crash + 1)
     assert clock.pauses == [0.25] * 3
-    await ask(watched.supervisor, "sin")
+    os.kill(watched.supervisor.status.pid, signal.SIGKILL)
     await watched.until(ServingState.FAILED)
+
+
+class NeverClock(MonotonicClock):
+    """The pause before a restart lasts for ever."""
+
+    async def wait(self, event, until):
+        await event.wait()
 
 
 @pytest.mark.parametrize(
@@ -143,9 +180,9 @@ async def test_stop_while_files_are_fetched_starts_nothing(supervised):
 
 
 async def test_stop_does_not_wait_for_the_pause_between_two_crashes(supervised):
-    watched = await supervised.ready(load("KilledInRun", supervised.folder))
+    watched = await supervised.ready(load("Wellbehaved", supervised.folder))
     for crash in range(1, 5):  # the fourth pause is one of two seconds
-        await ask(watched.supervisor, "sin")
+        os.kill(watched.supervisor.status.pid, signal.SIGKILL)
         await watched.until(ServingState.RESTARTING, times=crash)
         if crash < 4:
             await watched.until(ServingState.READY, times=crash + 1)

@@ -3,7 +3,9 @@
 import asyncio
 import os
 import sys
-from collections.abc import Awaitable, Callable
+import time
+from asyncio import Future
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,21 +13,33 @@ from typing import Any
 import msgspec
 
 from app.core.clock import Clock, MonotonicClock
-from app.core.errors import ServingError
+from app.core.errors import ServingError, WorkerLost
 from app.core.metrics import Metrics
 from app.core.types import Done, Failed, Outcome
 from app.workers.calibration import Calibration
 from app.workers.cpu import CpuBudget
+from app.workers.desk import Desk
 from app.workers.handle import WorkerHandle
-from app.workers.messages import Beat, GrantThreads, HostedVersion, Load
+from app.workers.messages import (
+    Beat,
+    GrantThreads,
+    HostedVersion,
+    ItemDone,
+    ItemFailed,
+    Load,
+    Loaded,
+    Started,
+)
 from app.workers.supervisor import Preparation, ServingState, Supervisor, SupervisorLimits
 from app.workers.turns import LoadingTurns
+from app.workers.watchdog import WatchLimits
 from tests.fakes import a_load
 
 COMMAND = (sys.executable, "-m", "tests.process.misbehaving_child")
 LOAD_S = 45.0  # a bound for a busy machine, not an expectation
 ANSWER_S = 30.0
 VERSION = "echo:v1"
+PATIENT = WatchLimits(stuck_after_s=60.0)
 
 
 def load(runtime: str, folder: Path, *, streams: int = 1, threads: int = 1, **options: Any) -> Load:
@@ -74,12 +88,42 @@ def expected(text: str) -> list[float]:
     return [len(text), sum(map(ord, text))]
 
 
-class Generous:
-    """Grants whatever a worker asks for."""
+class Lone(WorkerHandle):
+    """One worker with a desk of its own and no supervisor; it is granted every thread it asks for.
 
-    def __init__(self) -> None:
+    What it leaves behind fails, as when a version is given up.
+    """
+
+    def __init__(self, load: Load, command: tuple[str, ...]) -> None:
+        super().__init__("echo", load, self, os.environ, command)
+        self.desk = Desk("echo", 1000, MonotonicClock())
         self.beats: list[Beat] = []
-        self.exits: list[WorkerHandle] = []
+        self.runs: list[Started | int] = []
+        self.exits = 0
+
+    async def start(self, timeout_s: float) -> Loaded:
+        loaded = await super().start(timeout_s)
+        self.desk.ledger.attach(self, time.monotonic())
+        return loaded
+
+    def ask(
+        self, text: str, timeout_ms: float = 30_000, version: str = VERSION, **parameters: Any
+    ) -> Future[Outcome]:
+        return self.desk.submit(version, text, parameters or {"truncate": False}, timeout_ms)
+
+    @property
+    def owed(self) -> int:
+        return self.desk.unanswered
+
+    def on_results(self, handle: WorkerHandle, items: Sequence[ItemDone | ItemFailed]) -> None:
+        for item in items:
+            self.desk.ledger.answered(item, time.monotonic())
+
+    def on_started(self, handle: WorkerHandle, started: Started) -> None:
+        self.runs.append(started)
+
+    def on_ended(self, handle: WorkerHandle, run: int) -> None:
+        self.runs.append(run)
 
     def on_beat(self, handle: WorkerHandle, beat: Beat) -> None:
         self.beats.append(beat)
@@ -91,7 +135,9 @@ class Generous:
         pass
 
     def on_exit(self, handle: WorkerHandle) -> None:
-        self.exits.append(handle)
+        self.exits += 1
+        self.desk.ledger.lost([])
+        self.desk.ledger.fail(lambda _: WorkerLost(f"the worker {self.exit_reason}"))
 
 
 class Bench:
@@ -99,29 +145,31 @@ class Bench:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.listener = Generous()
-        self.handles: list[WorkerHandle] = []
+        self.workers: list[Lone] = []
 
-    def handle(self, load: Load, command: tuple[str, ...] = COMMAND) -> WorkerHandle:
-        handle = WorkerHandle("echo", load, self.listener, os.environ, command)
-        self.handles.append(handle)
-        return handle
+    def handle(self, load: Load, command: tuple[str, ...] = COMMAND) -> Lone:
+        worker = Lone(load, command)
+        self.workers.append(worker)
+        return worker
 
-    async def started(self, runtime: str, **options: Any) -> WorkerHandle:
-        handle = self.handle(load(runtime, self.folder, **options))
-        await handle.start(LOAD_S)
-        return handle
+    async def started(self, runtime: str, **options: Any) -> Lone:
+        worker = self.handle(load(runtime, self.folder, **options))
+        await worker.start(LOAD_S)
+        return worker
 
     async def close(self) -> None:
-        for handle in self.handles:
-            await handle.stop()
-            assert handle.owed == 0, "a caller got no answer"
+        for worker in self.workers:
+            await worker.stop()
+            assert worker.owed == 0, "a caller got no answer"
 
 
-async def ask(to: "WorkerHandle | Supervisor", text: str, timeout_ms: float = 30_000) -> Outcome:
+async def ask(to: "Lone | Supervisor", text: str, timeout_ms: float = 30_000) -> Outcome:
     """One answer, whatever it is."""
-    parameters = {"truncate": False}
-    return await asyncio.wait_for(to.submit(VERSION, text, parameters, timeout_ms), ANSWER_S)
+    if isinstance(to, Lone):
+        return await asyncio.wait_for(to.ask(text, timeout_ms), ANSWER_S)
+    return await asyncio.wait_for(
+        to.submit(VERSION, text, {"truncate": False}, timeout_ms), ANSWER_S
+    )
 
 
 @dataclass
@@ -167,6 +215,7 @@ class SupervisorBench:
         clock: Clock | None = None,
         max_crashes: int = 5,
         start_timeout_s: float = LOAD_S,
+        watch: WatchLimits = PATIENT,
         command: tuple[str, ...] = COMMAND,
     ) -> Watched:
         async def prepare(tell: Callable[[str], None]) -> Preparation:
@@ -175,7 +224,7 @@ class SupervisorBench:
         supervisor = Supervisor(
             name,
             prepare,
-            limits=SupervisorLimits(start_timeout_s, max_crashes, max_queue_items=100),
+            limits=SupervisorLimits(start_timeout_s, max_crashes, 100, watch),
             cpu=self.cpu,
             metrics=self.metrics,
             clock=clock or MonotonicClock(),

@@ -1,0 +1,39 @@
+"""How often a worker ended by itself, and what follows: how long to wait, when to give up.
+
+A crash that an item is to blame for says nothing about a worker that has answered others: else a
+caller could take a version down for good with a handful of poison. Of one that never answered
+anything, every crash counts.
+"""
+
+FIRST_PAUSE_S = 0.25
+LONGEST_PAUSE_S = 30.0
+
+
+class Crashes:
+    """Crashes in a row without an answer between them, those that poison explains left out."""
+
+    def __init__(self, most: int) -> None:
+        self.in_a_row = 0
+        self._most = most
+        self._has_ever_answered = False
+
+    def note(self, *, has_answered: bool, has_culprit: bool) -> None:
+        """A process ended. has_answered: it had answered something. has_culprit: an item is to
+        blame, for this crash and for the one that made it suspect."""
+        if has_answered:
+            self._has_ever_answered = True
+            self.in_a_row = 0
+        if has_culprit and self._has_ever_answered:
+            self.in_a_row = max(0, self.in_a_row - 1)
+        else:
+            self.in_a_row += 1
+
+    @property
+    def are_too_many(self) -> bool:
+        return self.in_a_row > self._most
+
+    @property
+    def pause_s(self) -> float:
+        """Doubles with every crash in a row."""
+        doublings = min(max(0, self.in_a_row - 1), 10)
+        return min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0**doublings)

@@ -1,0 +1,65 @@
+"""Takes inputs in for a worker and hands out their outcomes to be: the ledger's ids, time and room.
+
+Whatever is taken in ends in exactly one outcome, whatever becomes of the worker meanwhile: its
+answer, the deadline, the caller leaving, a refusal as poison, or the version given up.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from itertools import count
+from typing import Any
+
+import structlog
+
+from app.core.clock import Clock
+from app.core.types import Outcome
+from app.scheduling.admission import Admission
+from app.workers.ledger import Ledger, Owed
+from app.workers.messages import WireItem, pack_inputs
+
+
+class Desk:
+    """One per worker and its successors; at most `limit` inputs at once."""
+
+    def __init__(self, name: str, limit: int, clock: Clock) -> None:
+        self.ledger = Ledger()
+        self._admission = Admission(limit, name)
+        self._clock = clock
+        self._ids = count(1)
+
+    @property
+    def unanswered(self) -> int:
+        return self._admission.in_use
+
+    def submit(
+        self,
+        version: str,
+        text: str,
+        parameters: dict[str, Any],
+        timeout_ms: float,
+        inputs: Mapping[str, Any] | None = None,
+    ) -> asyncio.Future[Outcome]:
+        """The outcome to be; cancelling it withdraws the input.
+
+        Raises Overloaded, or InvalidRequest for inputs that cannot cross to a worker.
+        """
+        packed = None if inputs is None else pack_inputs(inputs)
+        self._admission.acquire()
+        loop = asyncio.get_running_loop()
+        outcome: asyncio.Future[Outcome] = loop.create_future()
+        now, item_id = self._clock.now(), next(self._ids)
+        request_id = structlog.contextvars.get_contextvars().get("request_id", "")
+        item = WireItem(item_id, version, text, parameters, timeout_ms, request_id, packed)
+        timer = loop.call_later(timeout_ms / 1000, self.ledger.expire, item_id)
+
+        def settle(result: Outcome) -> None:
+            timer.cancel()
+            self._admission.release(self._clock.now())
+            if not outcome.done():  # else its caller left
+                outcome.set_result(result)
+
+        outcome.add_done_callback(
+            lambda done: self.ledger.leave(item_id) if done.cancelled() else None
+        )
+        self.ledger.accept(Owed(item, now + timeout_ms / 1000, settle), now)
+        return outcome

@@ -1,0 +1,144 @@
+"""One input that ruins its worker, among others that do not: they succeed, and nothing is left."""
+
+import asyncio
+import os
+import signal
+
+import msgspec
+import pytest
+import structlog
+from structlog.testing import capture_logs
+
+from app.core.parameters import resolve
+from app.core.types import Failed
+from app.tasks.catalogue import task_info
+from app.workers.supervisor import ServingState
+from app.workers.watchdog import WatchLimits
+from tests.process.workers import (
+    VERSION,
+    ask,
+    error_of,
+    eventually,
+    expected,
+    generating,
+    load,
+    value_of,
+)
+from tests.processes import living
+
+HASTY = WatchLimits(stuck_after_s=3.0)
+LIMIT_BYTES = 300 * 2**20
+GENERATION = resolve(
+    task_info("generate", "tokens").parameters, {"max_new_tokens": 3, "temperature": 0.0}
+)
+
+
+def batching(runtime, folder, **fields):
+    return msgspec.structs.replace(load(runtime, folder), max_batch_size=8, **fields)
+
+
+async def seven_and_a_sin(supervisor):
+    """The code of the sin, and the others' answers checked. All share one batch."""
+    texts = [f"good {number}" for number in range(7)]
+    texts.insert(3, "a sin")
+    outcomes = await asyncio.gather(*(ask(supervisor, text) for text in texts))
+    sin = outcomes.pop(3)
+    texts.pop(3)
+    assert [value_of(outcome) for outcome in outcomes] == [expected(text) for text in texts]
+    assert supervisor.unanswered == 0
+    return error_of(sin).code
+
+
+@pytest.mark.parametrize(
+    ("runtime", "reason"),
+    [
+        ("KilledInRun", "was ended by SIGKILL"),
+        ("SegfaultsInRun", "was ended by SIGSEGV"),
+        ("ExitsInRun", "exited with status 7"),
+        ("SpeaksNonsense", "sent what is no message and was killed"),
+        ("WritesGarbage", "exited with status 1"),
+        ("HangsInRun", "has run one batch of"),
+        ("IgnoresSigterm", "has run one batch of"),
+        ("StopsInRun", "gave no sign of life for"),
+        ("FillsSharedMemory", "its limit is 300 MB (WORKER_MEMORY_LIMIT_MB) and was killed"),
+    ],
+)
+async def test_input_that_ruins_its_worker_twice_is_refused_and_its_neighbours_succeed(
+    supervised, runtime, reason
+):
+    watch = WatchLimits(HASTY.stuck_after_s, LIMIT_BYTES)
+    watched = await supervised.ready(batching(runtime, supervised.folder), watch=watch)
+    first = watched.supervisor.status.pid
+    with capture_logs() as logs:
+        assert await seven_and_a_sin(watched.supervisor) == "poison_input"
+    deaths = [line["reason"] for line in logs if line["event"] == "worker_died"]
+    assert len(deaths) == 2 and all(reason in death for death in deaths)
+    assert watched.supervisor.status.state is ServingState.READY
+    assert watched.supervisor.status.restarts == 2
+    assert not living(first)
+
+
+@pytest.mark.parametrize("runtime", ["RaisesInRun", "LosesARow", "AllocatesInRun"])
+async def test_input_that_fails_its_batch_fails_alone_and_nothing_is_restarted(supervised, runtime):
+    message = batching(runtime, supervised.folder, memory_limit_bytes=LIMIT_BYTES)
+    watched = await supervised.ready(message)
+    assert await seven_and_a_sin(watched.supervisor) == "internal"
+    assert watched.states == [ServingState.READY]
+
+
+async def test_poison_is_named_in_the_log_by_its_request(supervised):
+    watched = await supervised.ready(load("ExitsInRun", supervised.folder))
+    with capture_logs() as logs, structlog.contextvars.bound_contextvars(request_id="order-4711"):
+        await ask(watched.supervisor, "sin")
+    assert [line["request_id"] for line in logs if line["event"] == "poison_input"] == [
+        "order-4711"
+    ]
+
+
+async def test_stopped_worker_is_stuck_and_replaced_and_what_came_meanwhile_is_answered(supervised):
+    watched = await supervised.ready(load("Wellbehaved", supervised.folder), watch=HASTY)
+    os.kill(watched.supervisor.status.pid, signal.SIGSTOP)
+    texts = [f"good {number}" for number in range(5)]
+    outcomes = await asyncio.gather(*(ask(watched.supervisor, text) for text in texts))
+    assert [value_of(outcome) for outcome in outcomes] == [expected(text) for text in texts]
+    assert watched.states == [
+        ServingState.READY,
+        ServingState.STUCK,
+        ServingState.RESTARTING,
+        ServingState.READY,
+    ]
+
+
+async def test_poison_does_not_fail_a_version_however_much_of_it_there_is(supervised):
+    watched = await supervised.ready(load("ExitsInRun", supervised.folder), max_crashes=1)
+    assert value_of(await ask(watched.supervisor, "good")) == expected("good")
+    for _ in range(2):
+        assert error_of(await ask(watched.supervisor, "sin")).code == "poison_input"
+    assert value_of(await ask(watched.supervisor, "good")) == expected("good")
+
+
+async def test_caller_who_leaves_a_hanging_run_is_forgotten_at_once(supervised):
+    watched = await supervised.ready(load("HangsInRun", supervised.folder), watch=HASTY)
+    leaves = watched.supervisor.submit(VERSION, "a sin", {"truncate": False}, 60_000)
+    stays = asyncio.create_task(ask(watched.supervisor, "good"))
+    await eventually(lambda: watched.supervisor.unanswered == 2, "the submission")
+    leaves.cancel()
+    assert value_of(await stays) == expected("good")
+    assert watched.supervisor.status.restarts == 1
+
+
+@pytest.mark.parametrize("runtime", ["KilledInStep", "RaisesInStep", "HangsInStep"])
+async def test_prompt_that_ruins_the_generator_is_refused_and_others_are_written(
+    supervised, runtime
+):
+    watched = await supervised.ready(generating(runtime, supervised.folder), watch=HASTY)
+
+    async def write(text):
+        return await watched.supervisor.submit(VERSION, text, GENERATION, 30_000)
+
+    texts = ["one", "a sin", "two", "three"]
+    outcomes = await asyncio.gather(*map(write, texts))
+    sin = outcomes.pop(1)
+    assert isinstance(sin, Failed) and sin.error.code == "poison_input"
+    assert [value_of(outcome) for outcome in outcomes] == ["123"] * 3
+    assert watched.supervisor.status.restarts == 2

@@ -1,0 +1,347 @@
+"""What is owed, in every order of events: exactly one outcome per item, and its own."""
+
+from collections import Counter
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from app.core.errors import ModelUnavailable
+from app.core.types import Done, Failed, Outcome
+from app.workers.ledger import Ledger, Owed
+from app.workers.messages import ItemDone, ItemFailed, WireItem
+
+
+def done(item_id: int) -> ItemDone:
+    return ItemDone(item_id, f"answer {item_id}", {}, 1, 0, 0.0, 0.0)
+
+
+class Worker:
+    """A process that nobody started: holds what it was sent until the test answers."""
+
+    def __init__(self) -> None:
+        self.items: dict[int, WireItem] = {}
+        self.running: set[int] = set()
+        self.cancelled: list[int] = []
+
+    def submit(self, items: list[WireItem]) -> None:
+        self.items |= {item.id: item for item in items}
+
+    def cancel(self, ids: list[int]) -> None:
+        self.cancelled += ids
+        for item_id in ids:
+            self.items.pop(item_id, None)
+
+
+class Bench:
+    """A ledger, its time, and what became of each item."""
+
+    def __init__(self) -> None:
+        self.ledger = Ledger()
+        self.now = 0.0
+        self.outcomes: dict[int, list[Outcome]] = {}
+        self.worker: Worker | None = None
+
+    def submit(self, timeout_s: float = 1000.0, version: str = "a:v1") -> int:
+        item_id = len(self.outcomes) + 1
+        self.outcomes[item_id] = []
+        item = WireItem(item_id, version, "", {}, timeout_s * 1000)
+        owed = Owed(item, self.now + timeout_s, self.outcomes[item_id].append)
+        self.ledger.accept(owed, self.now)
+        return item_id
+
+    def start(self) -> Worker:
+        self.worker = Worker()
+        self.ledger.attach(self.worker, self.now)
+        return self.worker
+
+    def crash(self, *inside: int) -> bool:
+        self.worker = None
+        return self.ledger.lost(inside)
+
+    def answer(self, item_id: int) -> None:
+        if self.worker is not None:
+            self.worker.items.pop(item_id)
+        self.ledger.answered(done(item_id), self.now)
+
+    def code(self, item_id: int) -> str | None:
+        """None: not yet; ok, or an error's code. Twice is a failure."""
+        outcomes = self.outcomes[item_id]
+        assert len(outcomes) <= 1, f"item {item_id} has {outcomes}"
+        if not outcomes:
+            return None
+        return outcomes[0].error.code if isinstance(outcomes[0], Failed) else "ok"
+
+
+def test_what_only_waited_when_a_worker_died_is_simply_sent_again_with_the_time_left():
+    bench = Bench()
+    bench.start()
+    running, waited = bench.submit(), bench.submit(timeout_s=10)
+    bench.now = 4.0
+    bench.crash(running)
+    bench.now = 7.0
+    second = bench.start()
+    assert list(second.items) == [running]
+    bench.answer(running)
+    assert second.items[waited].timeout_ms == 3000
+    bench.answer(waited)
+    assert [bench.code(i) for i in (running, waited)] == ["ok", "ok"]
+
+
+def test_suspects_are_run_one_at_a_time_with_nobody_beside_them():
+    bench = Bench()
+    bench.start()
+    first, second, third = (bench.submit() for _ in range(3))
+    bench.crash(first, second)
+    worker = bench.start()
+    new = bench.submit()
+    assert list(worker.items) == [first]
+    bench.answer(first)
+    assert list(worker.items) == [second]
+    bench.answer(second)
+    assert list(worker.items) == [third, new]
+
+
+def test_poison_is_refused_after_its_second_crash_and_takes_nobody_with_it():
+    bench = Bench()
+    bench.start()
+    poison, mate, behind = (bench.submit() for _ in range(3))
+    assert not bench.crash(poison, mate)
+    bench.start()
+    assert bench.crash(poison)
+    assert bench.code(poison) == "poison_input"
+    worker = bench.start()
+    assert list(worker.items) == [mate]
+    bench.answer(mate)
+    bench.answer(behind)
+    assert [bench.code(i) for i in (mate, behind)] == ["ok", "ok"]
+
+
+def test_where_nothing_was_known_to_run_everything_inside_is_suspect():
+    """It may have died of a text that was being tokenised."""
+    bench = Bench()
+    bench.start()
+    poison, mate = bench.submit(), bench.submit()
+    bench.crash()
+    assert list(bench.start().items) == [poison]
+    assert not bench.crash()  # before it ran: killed from outside, perhaps
+    worker = bench.start()
+    bench.answer(mate)
+    assert list(worker.items) == [poison]
+    assert bench.crash()
+    assert bench.code(poison) == "poison_input"
+
+
+def test_whoever_waited_through_two_crashes_is_suspect_too():
+    bench = Bench()
+    bench.start()
+    first, waits = bench.submit(), bench.submit()
+    bench.crash(first)
+    bench.start()
+    bench.answer(first)
+    other = bench.submit()
+    bench.crash(other)
+    worker = bench.start()
+    assert list(worker.items) == [waits]
+    bench.answer(waits)
+    assert list(worker.items) == [other]
+
+
+def test_who_leaves_his_trial_is_waited_for_until_the_worker_runs_nothing():
+    """Else the next one would be blamed for what his item still does."""
+    bench = Bench()
+    bench.start()
+    gone, next_one = bench.submit(), bench.submit()
+    bench.crash(gone, next_one)
+    worker = bench.start()
+    bench.ledger.leave(gone)
+    assert worker.cancelled == [gone]
+    assert not worker.items
+    bench.ledger.idle(bench.now)
+    assert list(worker.items) == [next_one]
+
+
+def test_death_in_the_trial_of_one_who_left_is_nobody_elses_fault():
+    bench = Bench()
+    bench.start()
+    gone, next_one = bench.submit(), bench.submit()
+    bench.crash(gone, next_one)
+    bench.start()
+    bench.ledger.expire(gone)
+    bench.crash(gone)
+    bench.start()
+    bench.answer(next_one)
+    assert [bench.code(i) for i in (gone, next_one)] == ["deadline_exceeded", "ok"]
+
+
+def test_deadline_that_passed_between_two_workers_is_told_and_nothing_is_sent():
+    bench = Bench()
+    late, fine = bench.submit(timeout_s=1), bench.submit()
+    bench.now = 1.0
+    assert list(bench.start().items) == [fine]
+    assert bench.code(late) == "deadline_exceeded"
+
+
+def test_nothing_is_sent_to_a_worker_that_is_being_ended():
+    bench = Bench()
+    worker = bench.start()
+    before = bench.submit()
+    bench.ledger.detach()
+    after = bench.submit()
+    assert list(worker.items) == [before]
+    bench.crash(before)
+    worker = bench.start()
+    bench.answer(before)
+    assert list(worker.items) == [after]
+
+
+def test_items_of_a_version_that_is_refused_fail_and_others_stay():
+    bench = Bench()
+    refused, fine = bench.submit(version="b:v1"), bench.submit()
+    bench.ledger.fail(lambda version: ModelUnavailable() if version == "b:v1" else None)
+    assert bench.code(refused) == "model_unavailable"
+    assert list(bench.start().items) == [fine]
+
+
+class Owing(RuleBasedStateMachine):
+    """Submit, run, answer, refuse, leave, expire, crash, restart, give up, in any order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bench = Bench()
+        self.crashes: Counter[int] = Counter()  # of workers that were running the item
+        self.left: set[int] = set()
+        self.expired: set[int] = set()
+        self.failed: set[int] = set()
+        self.beside_trial: set[int] = set()
+
+    @property
+    def open(self) -> list[int]:
+        return [i for i in self.bench.outcomes if self.bench.code(i) is None]
+
+    @property
+    def worker(self) -> Worker:
+        assert self.bench.worker is not None
+        return self.bench.worker
+
+    def is_up(self) -> bool:
+        return self.bench.worker is not None
+
+    def has_sent(self) -> bool:
+        return self.bench.worker is not None and bool(self.bench.worker.items)
+
+    def runs(self) -> bool:
+        return self.bench.worker is not None and bool(self.bench.worker.running)
+
+    @rule(timeout_s=st.sampled_from([1.0, 5.0, 1000.0]))
+    def submit(self, timeout_s):
+        self.bench.submit(timeout_s)
+
+    @precondition(has_sent)
+    @rule(data=st.data())
+    def begin(self, data):
+        batch = data.draw(st.sets(st.sampled_from(sorted(self.worker.items)), min_size=1))
+        self.worker.running |= batch
+
+    @precondition(runs)
+    @rule(data=st.data(), is_refused=st.booleans())
+    def end(self, data, is_refused):
+        """A run ends; the answer goes out if anybody is left to hear it."""
+        item_id = data.draw(st.sampled_from(sorted(self.worker.running)))
+        self.worker.running.discard(item_id)
+        if not self.worker.running:
+            self.bench.ledger.idle(self.bench.now)
+        if self.worker.items.pop(item_id, None):
+            reply = ItemFailed(item_id, "internal", "") if is_refused else done(item_id)
+            self.bench.ledger.answered(reply, self.bench.now)
+
+    @precondition(lambda self: bool(self.open))
+    @rule(data=st.data())
+    def leave(self, data):
+        item_id = data.draw(st.sampled_from(self.open))
+        self.left.add(item_id)
+        self.bench.ledger.leave(item_id)
+
+    @rule(seconds=st.sampled_from([0.5, 4.0]))
+    def pass_time(self, seconds):
+        self.bench.now += seconds
+        for item_id in self.open:
+            owed = self.bench.ledger._owed[item_id]
+            if owed.deadline <= self.bench.now:
+                self.expired.add(item_id)
+                self.bench.ledger.expire(item_id)
+
+    @precondition(is_up)
+    @rule()
+    def crash(self):
+        inside = set(self.worker.running)
+        before = set(self.open)
+        self.crashes.update(inside)
+        sent = set(self.worker.items)
+        self.bench.crash(*inside)
+        convicted = before - set(self.open)
+        assert len(convicted) <= 1
+        for item_id in convicted:
+            assert self.bench.code(item_id) == "poison_input"
+            assert sent == {item_id}, "it was blamed for a crash beside others"
+
+    @precondition(lambda self: not self.is_up())
+    @rule()
+    def restart(self):
+        self.bench.start()
+
+    @precondition(lambda self: not self.is_up())
+    @rule()
+    def give_up(self):
+        self.failed |= set(self.open)
+        self.bench.ledger.fail(lambda _: ModelUnavailable())
+
+    @rule(item_id=st.integers(1, 20))
+    def answer_late(self, item_id):
+        """Of what is not owed any more, or of a cancelled item whose answer was on its way."""
+        if item_id in self.bench.outcomes and item_id not in self.open:
+            self.bench.ledger.answered(done(item_id), self.bench.now)
+
+    @invariant()
+    def everything_is_owed_or_has_its_own_one_outcome(self):
+        assert len(self.bench.ledger) == len(self.open)
+        for item_id, outcomes in self.bench.outcomes.items():
+            code = self.bench.code(item_id)
+            if code == "ok":
+                assert isinstance(outcomes[0], Done)
+                assert outcomes[0].answer.value == f"answer {item_id}"
+            if code == "deadline_exceeded":
+                assert item_id in self.expired
+            if code == "cancelled":
+                assert item_id in self.left
+            if code == "model_unavailable":
+                assert item_id in self.failed
+
+    @invariant()
+    def a_suspect_runs_with_nobody_beside_it(self):
+        if self.is_up():
+            items = set(self.worker.items) | self.worker.running
+            suspects = {i for i in self.worker.items if self.crashes[i]}
+            assert not suspects or items == suspects and len(suspects) == 1
+
+    @invariant()
+    def a_worker_that_is_up_and_idle_leaves_nobody_waiting(self):
+        if self.is_up() and not self.worker.running and not self.worker.items:
+            self.bench.ledger.idle(self.bench.now)
+            assert bool(self.worker.items) == bool(self.open)
+
+    def teardown(self):
+        """With a worker that behaves, everything comes to an end."""
+        if not self.is_up():
+            self.bench.start()
+        for _ in range(2 * len(self.bench.outcomes) + 1):
+            self.worker.running.clear()
+            self.bench.ledger.idle(self.bench.now)
+            for item_id in list(self.worker.items):
+                self.bench.answer(item_id)
+        assert not self.open
+        assert all(self.bench.outcomes.values())
+
+
+Owing.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+test_every_order_of_events_ends_each_item_once = Owing.TestCase
