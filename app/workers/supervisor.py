@@ -186,9 +186,9 @@ class Supervisor:
         """End the worker; what it still owes is lost, so drain first."""
         self._become(ServingState.STOPPING, "the server is stopping")
         self._stopping.set()
+        self._desk.ledger.fail(self._refusal)  # first: its end must not be blamed on an input
         if self._handle is not None:
             await self._handle.stop()
-        self._desk.ledger.fail(self._refusal)
 
     def on_results(self, handle: WorkerHandle, items: Sequence[ItemDone | ItemFailed]) -> None:
         for item in items:

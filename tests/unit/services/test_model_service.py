@@ -1,5 +1,7 @@
 """What `/models`, health and readiness are told."""
 
+from datetime import UTC, datetime
+
 import pytest
 
 from app.models.registry import Registry
@@ -63,6 +65,18 @@ def test_readiness_names_every_version_with_its_state_and_reason():
         "sentiment:v1": {"state": "failed", "reason": "its head is missing"},
         "generator:v1": {"state": "restarting", "reason": "the worker was ended by SIGKILL"},
         "sentiment:v2": {"state": "ready"},
+    }
+
+
+def test_version_that_restarts_says_when_the_next_try_is():
+    served = Served()
+    at = datetime(2026, 1, 2, 3, 4, 5, 678_900, tzinfo=UTC)
+    served.smollm.status = Status(ServingState.RESTARTING, "it died", next_start=at)
+
+    assert served.service.readiness().versions["generator:v1"] == {
+        "state": "restarting",
+        "reason": "it died",
+        "next_start": "2026-01-02T03:04:05.678Z",
     }
 
 

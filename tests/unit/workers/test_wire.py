@@ -1,6 +1,7 @@
 """Frames on a byte stream, however the bytes arrive."""
 
 import asyncio
+from typing import IO
 
 import pytest
 from hypothesis import given
@@ -20,6 +21,14 @@ class Recorder(asyncio.Transport):
         super().__init__()
         self.written: list[bytes] = []
         self.closed = False
+        self.buffered = 0  # bytes that the other side has not taken yet
+        self.kernel: IO[bytes] | None = None
+
+    def get_write_buffer_size(self) -> int:
+        return self.buffered
+
+    def get_extra_info(self, name, default=None):
+        return self.kernel if name == "socket" else default
 
     def write(self, data) -> None:
         self.written.append(bytes(data))
@@ -123,5 +132,44 @@ async def test_a_message_queued_when_the_connection_is_lost_is_dropped():
     end.wire.send(b"on its way")
     end.wire.connection_lost(None)
     await asyncio.sleep(0)
+
+    assert end.transport.written == []
+
+
+@pytest.mark.parametrize("queued", [[], [b"before"]], ids=["nothing queued", "after another"])
+async def test_what_is_sent_at_once_has_left_when_the_call_returns(tmp_path, queued):
+    end = End().connect()
+    with (tmp_path / "kernel").open("wb") as end.transport.kernel:
+        for message in queued:
+            end.wire.send(message)
+        end.wire.send_at_once(b"now")
+        assert (tmp_path / "kernel").read_bytes() == framed(*queued, b"now")
+    await asyncio.sleep(0)
+
+    assert end.transport.written == []
+
+
+async def test_what_is_sent_at_once_keeps_its_place_behind_what_the_other_side_has_not_taken():
+    end = End().connect()
+    end.transport.buffered = 10
+    end.wire.send(b"before")
+    end.wire.send_at_once(b"now")
+
+    assert end.transport.written == [framed(b"before", b"now")]
+
+
+async def test_what_the_kernel_does_not_take_at_once_is_left_to_the_transport(tmp_path):
+    end = End().connect()
+    path = tmp_path / "kernel"
+    path.touch()
+    with path.open("rb") as end.transport.kernel:  # writing fails
+        end.wire.send_at_once(b"now")
+
+    assert end.transport.written == [framed(b"now")]
+
+
+async def test_nothing_is_sent_at_once_without_a_connection():
+    end = End()
+    end.wire.send_at_once(b"too early")
 
     assert end.transport.written == []
