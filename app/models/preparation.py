@@ -30,7 +30,7 @@ from app.workers.supervisor import Preparation
 
 log = structlog.get_logger()
 
-CALIBRATION_FORMAT = "3"  # raise it when the same measurement would lead elsewhere
+CALIBRATION_FORMAT = "4"  # raise it when the same measurement would lead elsewhere
 TAKES_GENERATION: frozenset[Kind] = frozenset({"sequences", "tokens"})
 
 

@@ -29,9 +29,6 @@ BATCHES_PER_TRY = 3
 SLOW_BATCH_S = 0.1  # from here on a batch is timed once more, and by itself
 SECONDS_PER_PLAN = 12.0  # once spent, larger shapes are left to the cost model
 LEAST_SHAPES = 3  # as many as the cost model has parts
-# All threads on one batch wait for the slowest of them, which a busy machine makes slow; what
-# calibration sees on an idle one must therefore promise more than separate streams do.
-LEAST_GAIN_OF_JOINT_THREADS = 1.25
 FIRST_TOKEN_ID = 1000  # an ordinary word in every vocabulary we serve
 
 _Positive = Annotated[int, msgspec.Meta(gt=0)]
@@ -92,7 +89,7 @@ def load_calibrated(
             tokens_per_s=round(found.tokens_per_s),
         )
         worth = traffic.worth(found.cost, found.tokens_per_s, runtime.tokenizer.max_tokens)
-        if best is None or worth > LEAST_GAIN_OF_JOINT_THREADS * best_worth:
+        if best is None or worth > traffic.least_gain_of_fewer * best_worth:
             best, best_worth = found, worth
     if runtime is None or best is None:
         raise ValueError("no way of cutting up the CPU to choose from")

@@ -105,6 +105,19 @@ def test_the_weights_of_one_plan_at_a_time_are_held_and_the_best_is_served(
     assert most_alive == 1
 
 
+@pytest.mark.parametrize(("traffic", "winner"), [(TEXTS, 2), (DOCUMENTS, 1)])
+def test_where_batches_are_large_streams_must_pay_for_their_memory(
+    tmp_path, monkeypatch, traffic, winner
+):
+    def measured(runtime, max_rows, traffic):
+        plan = runtime.plan
+        return Calibration(plan.streams, plan.threads, 512, 1.5, 0.05, 0.0001, 100.0)
+
+    monkeypatch.setattr(calibration, "measure", measured)
+    _, found = load_calibrated(Workshop().build, tmp_path / "key.json", 2, 8, nullcontext, traffic)
+    assert found.streams == winner
+
+
 def test_a_later_load_measures_nothing_and_builds_the_kept_plan(tmp_path):
     _, first = Workshop().load(tmp_path / "key.json")
     later = Workshop()
