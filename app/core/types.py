@@ -2,9 +2,29 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Any
 
 from app.core.errors import ServingError
+
+
+class Priority(IntEnum):
+    """Class of a request; a lower number is served first."""
+
+    INTERACTIVE = 0  #: somebody looks at the screen
+    NORMAL = 1
+    BATCH = 2  #: whenever there is time
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """On whose behalf an item is inferred, and how urgently. caller: shares are fair by it."""
+
+    caller: str = ""
+    priority: Priority = Priority.NORMAL
+
+
+NOBODY = Asker()
 
 
 @dataclass(frozen=True, slots=True)

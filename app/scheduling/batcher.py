@@ -1,30 +1,42 @@
 """Decides which waiting rows share the next forward pass. No clock, no await, no threads.
 
 Charter: everything that decides who is in a batch lives here, and nothing that waits does. The
-rules (design: docs/architecture.md):
+rules (docs/scheduling.md):
 
 1. An idle stream starts at once with what waits, unless the cost model says that holding back
-   for company pays, and then never longer than `max_hold_s` after the oldest row came. Nothing is
-   held while another stream idles: company would run there.
+   for company pays, and then never longer than `max_hold_s` after the first of the batch came.
+   Nothing is held while another stream idles: company would run there.
 2. A batch has at most `max_rows` rows and `max_padded_tokens` padded tokens (rows x longest);
-   a single row always fits. Of the batches that hold the oldest waiting row, the one with most
-   real tokens per predicted millisecond is taken, so rows of like length meet and nobody starves.
-   Only rows of the oldest one's group come into question.
-3. When several streams are idle, the waiting rows are spread over them.
+   a single row always fits. It holds the row whose turn it is, the head (fair_order.py). Of such
+   batches the one with most real tokens per predicted millisecond is taken, so rows of like length
+   meet. Only rows of the head's group come into question.
+3. No row that could be in time alone joins a batch that is predicted to end after its deadline. A
+   row that will miss its deadline unless it is in this batch is put in before others.
+4. Rows of a worse class than the head's fill up what it and its like chose, and may make that
+   longer by no more than `FILL_STRETCH`.
+5. When several streams are idle, the waiting rows are spread over them.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
+from operator import attrgetter
 
 from app.scheduling.cost_model import CostModel, Sample
 from app.scheduling.queue import Row, RowQueue
 
 ARRIVAL_SMOOTHING = 0.2
+FILL_STRETCH = 1.25
+FILL_WINDOW = 16  # rows of worse classes that are looked at
+_tokens_of = attrgetter("tokens")
+URGENT_BATCHES = 3  # so many times as long as the batch takes, deadlines are looked for ahead
 
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """Bounds of a batch. window: how many of the oldest rows are looked at, at least."""
+    """Bounds of a batch. window: of how many rows in the order of their turns it is chosen, at
+    least."""
 
     max_rows: int
     max_padded_tokens: int
@@ -71,49 +83,137 @@ class Batcher:
 
         The rows stay in the queue: the caller takes them out when it runs them.
         """
-        waiting = queue.window(self.limits.rows_considered)
-        if not waiting:
+        head = queue.head(now, lambda row: _slack_ms(row, now) < self._alone_ms(row))
+        if head is None:
             return None
-        spread = -(-len(waiting) // max(1, idle_streams))
-        batch = self._best_batch(waiting, min(self.limits.max_rows, spread))
+        considered = min(len(queue), self.limits.rows_considered)
+        max_rows = min(self.limits.max_rows, -(-considered // max(1, idle_streams)))
+        company = queue.company(head, considered)
+        batch = self._best_run(company, max_rows, now)
+        batch = self._with_urgent(batch, company, queue, max_rows, now)
+        if len(batch) < max_rows:
+            most_ms = FILL_STRETCH * self._ms(batch)
+            batch = self._filled(batch, queue.worse(head, FILL_WINDOW), max_rows, now, most_ms)
         if len(batch) == len(queue) and idle_streams <= 1:
             until = self._hold_until(batch, now)
             if until > now:
                 return Hold(until)
         return batch
 
-    def _best_batch(self, waiting: Sequence[Row], max_rows: int) -> list[Row]:
-        """Most real tokens per predicted ms among runs of like length around the oldest row."""
-        oldest = waiting[0]
-        company = (row for row in waiting if row.group == oldest.group)
-        by_length = sorted(company, key=lambda row: row.tokens)
-        at = by_length.index(oldest)
-        best, best_rate = [oldest], -1.0
+    def _best_run(
+        self, company: Sequence[Row], max_rows: int, now: float, as_many: bool = False
+    ) -> list[Row]:
+        """Most real tokens per predicted ms, or as many rows as possible, among runs of like
+        length around the head, the first of the company, in which nobody misses a deadline."""
+        head = company[0]
+        by_length = sorted(company, key=_tokens_of)
+        tokens = [row.tokens for row in by_length]
+        slack_ms = [
+            inf if row.deadline is None else (row.deadline - now) * 1000 for row in by_length
+        ]
+        at = bisect_left(tokens, head.tokens)  # the sort is stable: it is first among its like
+        if slack_ms[at] < self._alone_ms(head):
+            slack_ms[at] = inf  # it is late as it is
+        best, best_score = [at], (0, -1.0)
         for last in range(at, min(at + max_rows, len(by_length))):
-            longest = by_length[last].tokens
-            fitting = min(max_rows, max(1, self.limits.max_padded_tokens // max(1, longest)))
-            first = max(0, last - fitting + 1)
-            if first > at:
+            fitting = self.limits.max_padded_tokens // max(1, tokens[last])
+            rows = min(max_rows, max(1, fitting))
+            if rows <= last - at:
                 break
-            rate, size = self._best_run_ending_at(by_length, first, at, last)
-            if rate > best_rate:
-                best, best_rate = by_length[last - size + 1 : last + 1], rate
-        return best
+            run, rate = self._run_ending_at(last, at, rows, tokens, slack_ms, as_many)
+            score = (len(run) if as_many else 0, rate)
+            if run and score > best_score:
+                best, best_score = run, score
+        return [by_length[place] for place in best]
 
-    def _best_run_ending_at(
-        self, by_length: Sequence[Row], first: int, at: int, last: int
-    ) -> tuple[float, int]:
-        """Best (tokens per ms, rows) of the runs first..last to at..last."""
-        longest = max(1, by_length[last].tokens)
-        tokens = sum(by_length[i].tokens for i in range(at, last + 1))
-        best = (-1.0, 1)
-        for start in range(at, first - 1, -1):
-            if start < at:
-                tokens += by_length[start].tokens
-            size = last - start + 1
-            rate = max(tokens, 1) / self.cost.predict_ms(size, longest)
-            best = max(best, (rate, size))
-        return best
+    def _run_ending_at(
+        self,
+        last: int,
+        at: int,
+        rows: int,
+        tokens: Sequence[int],
+        slack_ms: Sequence[float],
+        as_many: bool,
+    ) -> tuple[list[int], float]:
+        """Best run of at most `rows` rows from `last` down to `at` or beyond, and its tokens per
+        ms; empty where there is none. Whoever would miss his deadline in it is passed over."""
+        fixed_ms, row_ms = self.cost.by_rows(max(1, tokens[last]))
+        run: list[int] = []
+        total, size, best_rate, tightest_ms = 0, 0, -1.0, inf
+        for place in range(last, -1, -1):
+            ms = fixed_ms + row_ms * (len(run) + 1)
+            if len(run) == rows or tightest_ms < ms:
+                break
+            if slack_ms[place] < ms:
+                if place in (at, last):
+                    break
+                continue
+            if slack_ms[place] < tightest_ms:
+                tightest_ms = slack_ms[place]
+            run.append(place)
+            total += tokens[place]
+            if place <= at:
+                rate = max(total, 1) / ms
+                if rate < best_rate and not as_many:
+                    break  # what comes now is shorter still
+                best_rate, size = rate, len(run)
+        return run[:size], best_rate
+
+    def _with_urgent(
+        self, batch: list[Row], company: Sequence[Row], queue: RowQueue, max_rows: int, now: float
+    ) -> list[Row]:
+        """The batch, or one with rows in it that would come too late in the next."""
+        head, ms = company[0], self._ms(batch)
+        within_s = URGENT_BATCHES * ms / 1000
+        urgent = [
+            row for row in queue.urgent(now + within_s, head) if self._is_urgent(row, ms, now)
+        ]
+        if not urgent:
+            return batch
+        core = self._best_run([head, *urgent], max_rows, now, as_many=True)
+        kept = {row.key for row in core}
+        if kept <= {row.key for row in batch}:
+            return batch
+        rest = [row for row in (*batch, *company) if row.key not in kept]
+        return self._filled(core, rest, max_rows, now, inf)
+
+    def _is_urgent(self, row: Row, batch_ms: float, now: float) -> bool:
+        alone_ms = self._alone_ms(row)
+        return alone_ms <= _slack_ms(row, now) < batch_ms + alone_ms
+
+    def _filled(
+        self, batch: list[Row], more: Sequence[Row], max_rows: int, now: float, most_ms: float
+    ) -> list[Row]:
+        """The batch and those of `more` that fit below its longest row, while that pays, nobody
+        misses a deadline and it takes no longer than `most_ms`."""
+        longest = max(1, max(row.tokens for row in batch))
+        fixed_ms, row_ms = self.cost.by_rows(longest)
+        rows = min(max_rows, max(1, self.limits.max_padded_tokens // longest))
+        for row in batch:
+            if (slack_ms := _slack_ms(row, now)) >= self._alone_ms(row):
+                most_ms = min(most_ms, slack_ms)
+        filled = {row.key: row for row in batch}
+        total = sum(row.tokens for row in batch)
+        rate = total / (fixed_ms + row_ms * len(batch))
+        for row in sorted(more, key=_tokens_of, reverse=True):
+            ms = fixed_ms + row_ms * (len(filled) + 1)
+            if len(filled) >= rows or ms > most_ms:
+                break
+            if row.tokens > longest or row.key in filled or _slack_ms(row, now) < ms:
+                continue
+            total += row.tokens
+            if total / ms < rate:
+                break
+            rate = total / ms
+            filled[row.key] = row
+            most_ms = min(most_ms, _slack_ms(row, now))
+        return list(filled.values())
+
+    def _ms(self, batch: Sequence[Row]) -> float:
+        return self.cost.predict_ms(len(batch), max(1, max(row.tokens for row in batch)))
+
+    def _alone_ms(self, row: Row) -> float:
+        return self.cost.predict_ms(1, max(1, row.tokens))
 
     def _hold_until(self, batch: Sequence[Row], now: float) -> float:
         """When to stop waiting; `now` or earlier when waiting does not pay.
@@ -139,3 +239,8 @@ class Batcher:
         bounds = [row.arrived + self.limits.max_hold_s for row in batch]
         bounds += [row.deadline - batch_ms / 1000 for row in batch if row.deadline is not None]
         return min(self._last_arrival + patience_s, *bounds)
+
+
+def _slack_ms(row: Row, now: float) -> float:
+    """Until its deadline."""
+    return inf if row.deadline is None else (row.deadline - now) * 1000

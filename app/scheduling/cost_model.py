@@ -49,6 +49,11 @@ class CostModel:
             self.fixed_ms + self.per_token_ms * tokens + self.per_pair_ms * tokens * longest
         )
 
+    def by_rows(self, longest: int) -> tuple[float, float]:
+        """Milliseconds of any batch, and further ones of each row, where rows have `longest`."""
+        per_row = self.per_token_ms * longest + self.per_pair_ms * longest * longest
+        return self.scale * self.fixed_ms, self.scale * per_row
+
     def observe(self, sample: Sample) -> "CostModel":
         """The model after one more measured batch."""
         predicted = self.predict_ms(sample.rows, sample.longest)

@@ -242,9 +242,7 @@ class OneShotLoop:
             self._answer(replies)
 
     def _drop_expired(self, now: float) -> None:
-        # Again after each removal: others moved up into what the batcher considers.
-        while expired := self._queue.expired(now, self._batcher.limits.rows_considered):
-            self._fail(expired, DeadlineExceeded())
+        self._fail(self._queue.expired(now), DeadlineExceeded())
 
     def _fail(self, ids: Iterable[int], error: ServingError) -> None:
         self._answer([failed(item_id, error) for item_id in ids])

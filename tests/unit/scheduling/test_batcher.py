@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from app.scheduling.batcher import Batcher, BatchLimits, Hold
+from app.core.types import Priority
+from app.scheduling.batcher import FILL_STRETCH, Batcher, BatchLimits, Hold
 from app.scheduling.cost_model import CostModel
 from app.scheduling.queue import Row, RowQueue
 
@@ -71,7 +72,7 @@ def test_a_batch_has_at_most_max_rows():
 
 
 def test_padding_counts_towards_the_token_bound():
-    assert lengths(batcher(tokens=40).choose(queue_of(20, 1, 1, 1), 0.0)) == [1, 20]
+    assert sorted(lengths(batcher(tokens=40).choose(queue_of(20, 1, 1, 1), 0.0))) == [1, 20]
 
 
 def test_a_row_longer_than_the_bound_runs_alone():
@@ -242,6 +243,59 @@ def test_a_batch_may_be_larger_than_the_window():
     assert len(lengths(chosen)) == 100
 
 
+def test_a_row_whose_deadline_the_batch_would_miss_is_left_for_another():
+    """Company for the head would make all end after 26 ms; the middle row has 21."""
+    cost = CostModel(fixed_ms=20.0, per_token_ms=0.1, per_pair_ms=0.0)
+    queue = RowQueue()
+    queue.add([Row(1, 0, 20, 0.0), Row(2, 0, 20, 0.0, deadline=0.0225), Row(3, 0, 20, 0.0)])
+
+    chosen = batcher(cost).choose(queue, 0.0)
+    assert sorted(row.item_id for row in chosen) == [1, 3]
+
+
+def test_the_heads_own_deadline_bounds_its_batch():
+    cost = CostModel(fixed_ms=20.0, per_token_ms=0.1, per_pair_ms=0.0)
+    queue = RowQueue()
+    queue.add([Row(1, 0, 20, 0.0, deadline=0.0245), *(Row(i, 0, 20, 0.0) for i in range(2, 9))])
+
+    assert len(lengths(batcher(cost).choose(queue, 0.0))) == 2
+
+
+def test_a_row_that_would_miss_its_deadline_otherwise_comes_first():
+    """Company of the head's own length is there in plenty, but can wait."""
+    cost = CostModel(fixed_ms=20.0, per_token_ms=0.01, per_pair_ms=0.0)
+    queue = RowQueue()
+    queue.add(Row(i, 0, 20, 0.0) for i in range(100))
+    queue.add([Row(200, 0, 60, 0.0, deadline=0.040)])
+
+    assert 200 in [row.item_id for row in batcher(cost).choose(queue, 0.0)]
+
+
+def test_a_row_that_is_late_anyway_runs_when_nothing_else_waits():
+    cost = CostModel(fixed_ms=20.0, per_token_ms=0.1, per_pair_ms=0.0)
+    queue, chooser = RowQueue(), batcher(cost, rows=1)
+    queue.add([Row(1, 0, 20, 0.0, deadline=0.01), Row(2, 0, 20, 0.0)])
+
+    order = []
+    while batch := chooser.choose(queue, 0.0):
+        order.append(batch[0].item_id)
+        queue.take(batch)
+    assert order == [2, 1]
+
+
+def test_rows_of_a_worse_class_fill_what_costs_the_head_little():
+    urgent, patient = Priority.INTERACTIVE, Priority.BATCH
+    queue = RowQueue()
+    queue.add(Row(i, 0, 10, 0.0, priority=patient) for i in range(1, 9))
+    queue.add([Row(100, 0, 10, 0.0, priority=urgent)])
+
+    little = CostModel(fixed_ms=20.0, per_token_ms=0.01, per_pair_ms=0.0)
+    chosen = batcher(little).choose(queue, 0.0)
+    assert chosen[0].item_id == 100 and len(chosen) == 8
+    much = CostModel(fixed_ms=1.0, per_token_ms=0.1, per_pair_ms=0.0)
+    assert [row.item_id for row in batcher(much).choose(queue, 0.0)] == [100]
+
+
 def best_rate_by_trying_everything(waiting: list[Row], limits: BatchLimits, cost: CostModel):
     by_length = sorted(waiting, key=lambda row: row.tokens)
     at = by_length.index(waiting[0])
@@ -295,11 +349,16 @@ class QueueAndBatcher(RuleBasedStateMachine):
     @rule(
         row_lengths=st.lists(st.integers(1, 60), min_size=1, max_size=4),
         left=st.sampled_from([None, None, 0.002, 0.04, 1.0]),
+        priority=st.sampled_from([Priority.NORMAL, Priority.INTERACTIVE, Priority.BATCH]),
+        caller=st.sampled_from(["ann", "bob", "eve"]),
     )
-    def add(self, row_lengths, left):
+    def add(self, row_lengths, left, priority=Priority.NORMAL, caller="ann"):
         item = len(self.items)
         deadline = None if left is None else self.now + left
-        rows = [Row(item, i, n, self.now, deadline) for i, n in enumerate(row_lengths)]
+        rows = [
+            Row(item, i, n, self.now, deadline, None, priority, caller)
+            for i, n in enumerate(row_lengths)
+        ]
         self.items[item] = len(rows)
         self.waiting += rows
         self.arrivals += 1
@@ -324,17 +383,18 @@ class QueueAndBatcher(RuleBasedStateMachine):
 
     @rule(idle=st.sampled_from([1, 1, 2, 4]))
     def run_what_is_chosen(self, idle):
-        while expired := self.queue.expired(self.now, self.limits.rows_considered):
-            for item in expired:
-                assert any(r.item_id == item and r.is_expired(self.now) for r in self.waiting)
-                self._drop(item)
+        for item in self.queue.expired(self.now):
+            assert any(r.item_id == item and r.is_expired(self.now) for r in self.waiting)
+            self._drop(item)
+        assert not any(row.is_expired(self.now) for row in self.waiting)
+        head = self.queue.head(self.now, lambda row: self._slack_ms(row) < self._alone_ms(row))
         chosen = self.batcher.choose(self.queue, self.now, idle)
         if chosen is None:
             assert not self.waiting
         elif isinstance(chosen, Hold):
             self._check_hold(chosen, idle)
         else:
-            self._check_batch(chosen, idle)
+            self._check_batch(chosen, head, idle)
             self.queue.take(chosen)
             self.waiting = [row for row in self.waiting if row not in chosen]
 
@@ -353,14 +413,27 @@ class QueueAndBatcher(RuleBasedStateMachine):
         assert self.arrivals > 1, "a lone request was held"
         assert idle == 1
 
-    def _check_batch(self, batch, idle):
+    def _check_batch(self, batch, head, idle):
         assert len(set(batch)) == len(batch) <= self.limits.max_rows
-        assert self.waiting[0] in batch
+        assert head in batch
         assert set(batch) <= set(self.waiting)
         assert not any(row.is_expired(self.now) for row in batch)
-        padded = len(batch) * max(row.tokens for row in batch)
-        assert len(batch) == 1 or padded <= self.limits.max_padded_tokens
+        longest = max(row.tokens for row in batch)
+        assert len(batch) == 1 or len(batch) * longest <= self.limits.max_padded_tokens
         assert len(batch) <= -(-len(self.waiting) // idle)
+        ms = self.batcher.cost.predict_ms(len(batch), longest)
+        for row in batch:
+            is_late = self._slack_ms(row) < self._alone_ms(row)
+            assert row == head if is_late else self._slack_ms(row) >= ms * 0.999
+        like = [row for row in batch if row.priority <= head.priority]
+        least_ms = self.batcher.cost.predict_ms(len(like), max(row.tokens for row in like))
+        assert len(like) == len(batch) or ms <= FILL_STRETCH * least_ms * 1.001
+
+    def _slack_ms(self, row):
+        return float("inf") if row.deadline is None else (row.deadline - self.now) * 1000
+
+    def _alone_ms(self, row):
+        return self.batcher.cost.predict_ms(1, row.tokens)
 
     def _drop(self, item):
         expected = sum(row.item_id == item for row in self.waiting)
@@ -371,6 +444,13 @@ class QueueAndBatcher(RuleBasedStateMachine):
     def nothing_is_lost_or_doubled(self):
         if hasattr(self, "queue"):
             assert list(self.queue) == self.waiting
+
+    def teardown(self):
+        """Everybody left has his turn, and the books are empty then."""
+        for _ in range(len(getattr(self, "waiting", []))):
+            self.now += self.limits.max_hold_s
+            self.run_what_is_chosen(1)
+        assert not getattr(self, "waiting", [])
 
 
 TestQueueAndBatcher = QueueAndBatcher.TestCase
