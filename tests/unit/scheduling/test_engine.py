@@ -5,6 +5,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from app.core.types import Priority
 from app.scheduling.engine import Sequence, StepScheduler
 
 
@@ -45,12 +46,50 @@ def test_a_sequence_joins_only_when_all_its_possible_tokens_fit():
     assert joined(scheduler) == [2]
 
 
-def test_nobody_overtakes_a_large_sequence_that_waits_for_room():
-    scheduler = scheduler_of(sequence(1, tokens=60), sequence(2, tokens=50), sequence(3, tokens=1))
+def test_a_large_sequence_lets_as_many_tokens_go_first_as_it_needs_and_no_more():
+    scheduler = scheduler_of(
+        sequence(1, tokens=60),
+        sequence(2, tokens=50),
+        *(sequence(i, tokens=20) for i in (3, 4, 5, 6)),
+        max_sequences=9,
+    )
 
-    assert joined(scheduler) == [1]
+    assert joined(scheduler) == [1, 3, 4]
+    scheduler.apply([3, 4])
+    assert joined(scheduler) == []
     scheduler.apply([1])
-    assert joined(scheduler) == [2, 3]
+    assert joined(scheduler) == [2, 5, 6]
+
+
+def test_small_sequences_never_keep_a_large_one_out_for_ever():
+    scheduler = scheduler_of(sequence(0, tokens=50), sequence(1, tokens=90))
+    scheduler.plan(0.0)
+    for item in range(2, 50):
+        scheduler.add(sequence(item, tokens=30))
+        if 1 in joined(scheduler):
+            return
+        scheduler.apply([item - 2, item - 1] if item > 3 else [0])
+
+    pytest.fail("the large sequence never joined")
+
+
+def test_sequences_join_by_class_and_callers_take_turns_by_tokens():
+    def of(item, caller, tokens=10, priority=Priority.NORMAL):
+        return Sequence(item, tokens, 0.0, None, priority, caller)
+
+    scheduler = scheduler_of(
+        *(of(item, "heavy", tokens=20) for item in range(4)),
+        *(of(item, "light") for item in range(4, 8)),
+        of(9, "heavy", priority=Priority.BATCH),
+        of(10, "heavy", priority=Priority.INTERACTIVE),
+        max_sequences=1,
+    )
+    order = []
+    while took := joined(scheduler):
+        order += took
+        scheduler.apply(took)
+
+    assert order == [10, 0, 4, 5, 1, 6, 7, 2, 3, 9]
 
 
 def test_a_sequence_larger_than_the_cache_is_refused_at_the_door():
@@ -125,6 +164,7 @@ class Steps(RuleBasedStateMachine):
         self.running: set[int] = set()
         self.left: set[int] = set()  # cancelled while running, to leave before the next step
         self.ended: dict[int, str] = {}
+        self.passed: dict[int, int] = {}  # tokens that joined before whose turn it was
 
     def _end(self, item: int, how: str) -> None:
         assert item not in self.ended, f"{item} ended twice"
@@ -180,9 +220,13 @@ class Steps(RuleBasedStateMachine):
             self._end(item, "finished")
 
     def _check_joins(self, joins: list[int]) -> None:
-        assert joins == self.waiting[: len(joins)], "somebody was overtaken"
-        self.waiting = self.waiting[len(joins) :]
-        self.running |= set(joins)
+        for item in joins:
+            first = self.waiting[0]
+            if item != first:
+                self.passed[first] = self.passed.get(first, 0) + self.all[item].tokens
+                assert self.passed[first] <= self.all[first].tokens, "overtaken too often"
+            self.waiting.remove(item)
+            self.running.add(item)
         used = sum(self.all[item].tokens for item in self.running)
         assert used <= self.scheduler.max_tokens
         assert len(self.running) <= self.scheduler.max_sequences

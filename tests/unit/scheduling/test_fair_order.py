@@ -26,6 +26,18 @@ def order_of(*rows: Row) -> FairOrder[Row]:
     return order
 
 
+def serve_first(order: FairOrder[Row], now: float = 0.0) -> Row:
+    first = order.first(now)
+    assert first is not None
+    order.serve([first])
+    return first
+
+
+def next_item(order: FairOrder[Row], now: float = 0.0) -> int | None:
+    first = order.first(now)
+    return first.item_id if first else None
+
+
 def served_in_turn(order: FairOrder[Row], now: float = 0.0) -> list[Row]:
     served = []
     while (first := order.first(now)) is not None:
@@ -45,10 +57,10 @@ def test_a_better_class_goes_first():
 def test_a_callers_single_text_waits_for_none_of_anothers_ten_thousand():
     order = order_of(*(row(item, "heavy") for item in range(10_000)))
     for _ in range(100):
-        order.serve([order.first(0.0)])
+        serve_first(order)
     order.add(row(20_000, "light"))
 
-    assert order.first(0.0).item_id == 20_000
+    assert next_item(order) == 20_000
 
 
 def test_callers_share_tokens_and_not_requests():
@@ -58,8 +70,7 @@ def test_callers_share_tokens_and_not_requests():
     )
     tokens: Counter[str] = Counter()
     for _ in range(200):
-        first = order.first(0.0)
-        order.serve([first])
+        first = serve_first(order)
         tokens[first.caller] += first.tokens
         assert abs(tokens["short"] - tokens["long"]) <= 100
 
@@ -76,7 +87,7 @@ def test_a_pause_earns_nobody_a_burst():
     """Ann was away while Bob was served; on her return they take turns."""
     order = order_of(*(row(item, "bob") for item in range(100)))
     for _ in range(50):
-        order.serve([order.first(0.0)])
+        serve_first(order)
     for item in range(200, 220):
         order.add(row(item, "ann"))
     callers = [each.caller for each in served_in_turn(order)[:20]]
@@ -89,7 +100,7 @@ def test_a_row_that_has_aged_gets_its_share_beside_a_better_class():
     order = order_of(old, *(row(i, priority=Priority.INTERACTIVE) for i in range(2, 500)))
     now, before = AGE_S[Priority.BATCH], 0
     while order.first(now) is not old:
-        order.serve([order.first(now)])
+        serve_first(order, now)
         before += 1
 
     assert before == pytest.approx(1 / AGED_SHARE, abs=1)
@@ -112,8 +123,7 @@ def test_an_aged_class_has_a_tenth_beside_a_better_one_and_no_more(worse):
     )
     tokens: Counter[Priority] = Counter()
     for _ in range(1000):
-        first = order.first(60.0)
-        order.serve([first])
+        first = serve_first(order, now=60.0)
         tokens[first.priority] += first.tokens
 
     share = tokens[worse] / tokens[Priority.INTERACTIVE]
@@ -122,14 +132,12 @@ def test_an_aged_class_has_a_tenth_beside_a_better_one_and_no_more(worse):
 
 def test_an_endless_row_of_new_callers_does_not_keep_an_old_one_waiting():
     order = order_of(*(row(item, "old") for item in range(2)))
-    order.serve([order.first(0.0)])
+    serve_first(order)
     for item in range(10, 100):
         order.add(row(item, f"caller {item}"))
         order.add(row(100 + item, f"caller {100 + item}"))
-        first = order.first(0.0)
-        if first.caller == "old":
+        if serve_first(order).caller == "old":
             return
-        order.serve([first])
 
     pytest.fail("the old caller was never served")
 
@@ -138,8 +146,8 @@ def test_what_is_kept_of_callers_does_not_grow_with_all_who_ever_came():
     order = order_of(row(0, "steady"))
     for item in range(1, 5000):
         order.add(row(item, f"caller {item}"))
-        order.serve([order.first(0.0)])
-        if order.first(0.0) is None or order.first(0.0).caller != "steady":
+        serve_first(order)
+        if item % 10 == 0:
             order.add(row(100_000 + item, "steady"))
     normal = order._classes[Priority.NORMAL]
 
@@ -186,6 +194,7 @@ def test_backlogged_callers_get_the_same_tokens_from_the_batcher(lengths, max_ro
     bound = (limits.rows_considered + max_rows) * max(lengths)
     while sum(served.values()) < 3 * bound and min(served.values()) < 6000:
         batch = batcher.choose(queue, 0.0)
+        assert isinstance(batch, list)
         queue.take(batch)
         for each in batch:
             served[each.caller] += each.tokens
