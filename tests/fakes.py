@@ -11,7 +11,7 @@ import numpy as np
 
 from app.core.errors import InputTooLong, ServingError
 from app.core.inference import Generated, Sampling, TokenIds, Tokenizer, Vectors
-from app.core.types import Answer, Outcome, Usage
+from app.core.types import NOBODY, Answer, Asker, Outcome, Usage
 from app.models.registry import Deployment
 from app.models.spec import Artefact, ModelFile, ModelSpec
 from app.runtimes.base import StepOutcome, StreamPlan
@@ -328,6 +328,7 @@ class AnswersWhenTold:
         self.task_options: dict[str, dict[str, Any]] = {}
         self.submitted: list[tuple[str, str, dict[str, Any], float]] = []
         self.inputs: list[Mapping[str, Any]] = []
+        self.askers: list[Asker] = []
         self.waits: list[asyncio.Future[Outcome]] = []
         self.refusal: ServingError | None = None
 
@@ -347,10 +348,12 @@ class AnswersWhenTold:
         parameters: dict[str, Any],
         timeout_ms: float,
         inputs: Mapping[str, Any] | None = None,
+        asker: Asker = NOBODY,
     ) -> asyncio.Future[Outcome]:
         if self.refusal is not None:
             raise self.refusal
         self.inputs += [] if inputs is None else [inputs]
+        self.askers.append(asker)
         self.submitted.append((version, text, parameters, timeout_ms))
         self.waits.append(asyncio.get_running_loop().create_future())
         return self.waits[-1]

@@ -7,13 +7,18 @@ from typing import Any, Protocol
 from starlette.requests import Request
 
 from app.core.config import Settings
-from app.core.errors import CallerError
+from app.core.errors import CallerError, InvalidRequest
+from app.core.types import Asker, Priority
 from app.services.inference_service import InferenceRequest, InferenceResult
 from app.services.model_service import Readiness
 
 TIMEOUT_HEADER = "X-Request-Timeout-Ms"
+PRIORITY_HEADER = "X-Priority"
+CALLER_HEADER = "X-Caller-Id"
 MAX_TIMEOUT_MS = 3_600_000
+PRIORITIES = {priority.name.lower(): priority for priority in Priority}
 _DECIMAL = re.compile(r"[0-9]{1,7}(?:\.[0-9]{1,6})?", re.ASCII)
+_CALLER = re.compile(r"[A-Za-z0-9._:-]{1,64}", re.ASCII)
 
 
 class InvalidHeader(CallerError):
@@ -22,7 +27,11 @@ class InvalidHeader(CallerError):
 
 class InferenceService(Protocol):
     async def infer(
-        self, requests: Sequence[InferenceRequest], *, timeout_ms: float | None
+        self,
+        requests: Sequence[InferenceRequest],
+        *,
+        timeout_ms: float | None,
+        asker: Asker,
     ) -> Sequence[InferenceResult]:
         """One result per request, in order. Raises only what concerns all of them."""
 
@@ -86,6 +95,25 @@ def timeout_ms_of(request: Request) -> float | None:
         f"{TIMEOUT_HEADER} is {', '.join(given)[:100]!r}; send one decimal number of milliseconds "
         f"above 0 and at most {MAX_TIMEOUT_MS}."
     )
+
+
+def asker_of(request: Request) -> Asker:
+    """Who asks, by his own name or else by his address, and how urgently. Raises InvalidRequest."""
+    names = request.headers.getlist(PRIORITY_HEADER) or ["normal"]
+    if len(names) > 1 or names[0] not in PRIORITIES:
+        raise InvalidRequest(
+            f"{PRIORITY_HEADER} is {', '.join(names)[:100]!r}; send one of "
+            f"{', '.join(PRIORITIES)}, or leave it out."
+        )
+    callers = request.headers.getlist(CALLER_HEADER)
+    if callers and (len(callers) > 1 or not _CALLER.fullmatch(callers[0])):
+        raise InvalidRequest(
+            f"{CALLER_HEADER} is {', '.join(callers)[:100]!r}; send 1 to 64 of A-Za-z0-9._:-, or "
+            "leave it out."
+        )
+    # A name cannot be mistaken for an address: no address has a slash before it.
+    address = "" if request.client is None else f"/{request.client.host}"
+    return Asker(callers[0] if callers else address, PRIORITIES[names[0]])
 
 
 def note(request: Request, **fields: Any) -> None:

@@ -93,6 +93,30 @@ _TIMEOUT = {
     "example": 2000,
 }
 
+_PRIORITY = {
+    "name": "X-Priority",
+    "in": "header",
+    "required": False,
+    "description": "How urgent it is. A better class goes first; what has waited for long is due a "
+    "share beside it (docs/scheduling.md).",
+    "schema": {
+        "type": "string",
+        "enum": ["interactive", "normal", "batch"],
+        "default": "normal",
+    },
+    "example": "interactive",
+}
+
+_CALLER = {
+    "name": "X-Caller-Id",
+    "in": "header",
+    "required": False,
+    "description": "On whose behalf you ask, 1 to 64 of `A-Za-z0-9._:-`; your address where it is "
+    "absent. Callers of one class share the server by tokens.",
+    "schema": {"type": "string", "maxLength": 64, "pattern": "^[A-Za-z0-9._:-]+$"},
+    "example": "shop-7",
+}
+
 _RETRY_AFTER = {
     "Retry-After": {
         "description": "Seconds until another try may succeed.",
@@ -115,7 +139,7 @@ def documented(
     }
     extra: dict[str, Any] = {"parameters": [_REQUEST_ID]}
     if body is not None:
-        extra["parameters"] = [_REQUEST_ID, _TIMEOUT]
+        extra["parameters"] = [_REQUEST_ID, _TIMEOUT, _PRIORITY, _CALLER]
         schema = {"$ref": REF.format(model=body.__name__)}
         extra["requestBody"] = {
             "required": True,

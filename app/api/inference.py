@@ -10,14 +10,14 @@ from starlette.responses import Response
 
 from app.api import answers
 from app.api.body import read_json
-from app.api.deps import note, request_id_of, services_of, settings_of, timeout_ms_of
+from app.api.deps import asker_of, note, request_id_of, services_of, settings_of, timeout_ms_of
 from app.api.disconnect import run_unless_gone
 from app.api.documented import documented
 from app.api.envelope import JsonResponse
 from app.api.errors import error_response
 from app.core.config import Settings
 from app.core.errors import InvalidRequest, InvariantBroken
-from app.core.types import Failed
+from app.core.types import Asker, Failed
 from app.schemas.request import BatchBody, InferBody, Limits, parse_batch, parse_infer
 from app.schemas.response import BatchAnswer, InferAnswer
 from app.services.inference_service import InferenceRequest, InferenceResult
@@ -34,7 +34,7 @@ async def infer(request: Request) -> Response:
     Of a field that is given twice the last counts. When you close the connection the work is
     dropped.
     """
-    timeout_ms = timeout_ms_of(request)
+    timeout_ms, asker = timeout_ms_of(request), asker_of(request)
     settings = settings_of(request)
     value = await read_json(
         request,
@@ -42,7 +42,7 @@ async def infer(request: Request) -> Response:
         max_values=_VALUES_PER_ENTRY + settings.max_tensor_values,
     )
     wanted = _wanted(parse_infer(value, _limits(settings)))
-    (result,) = await _infer(request, [wanted], timeout_ms)
+    (result,) = await _infer(request, [wanted], timeout_ms, asker)
     note(request, model_used=result.model_used)
     if isinstance(result.outcome, Failed):
         return error_response(request, result.outcome.error)
@@ -58,12 +58,12 @@ async def infer_batch(request: Request) -> Response:
     dash and the entry's index, counted from 0.
     """
     started = time.perf_counter()
-    timeout_ms = timeout_ms_of(request)
+    timeout_ms, asker = timeout_ms_of(request), asker_of(request)
     settings = settings_of(request)
     max_values = _VALUES_PER_ENTRY + 100 * settings.max_request_items + settings.max_tensor_values
     value = await read_json(request, max_bytes=settings.max_body_bytes, max_values=max_values)
     wanted, problems = _sorted_out(parse_batch(value, _limits(settings)), _limits(settings))
-    results = await _infer(request, wanted, timeout_ms) if wanted else ()
+    results = await _infer(request, wanted, timeout_ms, asker) if wanted else ()
     latency_ms = 1000 * (time.perf_counter() - started)
     body = answers.batch(problems, results, request_id_of(request), latency_ms)
     note(request, entries=len(problems), failed=body["summary"]["failed"])
@@ -96,9 +96,12 @@ def _sorted_out(
 
 
 async def _infer(
-    request: Request, wanted: Sequence[InferenceRequest], timeout_ms: float | None
+    request: Request,
+    wanted: Sequence[InferenceRequest],
+    timeout_ms: float | None,
+    asker: Asker,
 ) -> Sequence[InferenceResult]:
-    work = services_of(request).inference.infer(wanted, timeout_ms=timeout_ms)
+    work = services_of(request).inference.infer(wanted, timeout_ms=timeout_ms, asker=asker)
     results = await run_unless_gone(request, work)
     if len(results) != len(wanted):
         raise InvariantBroken(f"{len(wanted)} requests got {len(results)} results")

@@ -26,7 +26,7 @@ from app.core.errors import (
 )
 from app.core.metrics import Metrics
 from app.core.parameters import resolve
-from app.core.types import Done, Failed, Outcome
+from app.core.types import NOBODY, Asker, Done, Failed, Outcome
 from app.models.registry import Deployment, Registry
 from app.models.spec import ModelSpec
 from app.services.response_cache import ResponseCache
@@ -94,7 +94,11 @@ class InferenceService:
         self._is_stopping = True
 
     async def infer(
-        self, requests: Sequence[InferenceRequest], *, timeout_ms: float | None = None
+        self,
+        requests: Sequence[InferenceRequest],
+        *,
+        timeout_ms: float | None = None,
+        asker: Asker = NOBODY,
     ) -> list[InferenceResult]:
         """One result per request, in order.
 
@@ -102,15 +106,17 @@ class InferenceService:
         withdraws every input that is not answered yet.
         """
         started = self._clock.now()
-        entries = [self._begin(request, timeout_ms, started) for request in requests]
+        entries = [self._begin(request, timeout_ms, asker, started) for request in requests]
         await asyncio.gather(*(entry.wait for entry in entries if entry.wait is not None))
         return [_result(entry) for entry in entries]
 
-    def _begin(self, request: InferenceRequest, timeout_ms: float | None, started: float) -> _Entry:
+    def _begin(
+        self, request: InferenceRequest, timeout_ms: float | None, asker: Asker, started: float
+    ) -> _Entry:
         """Hand one input to its worker; an error is an outcome, not an exception."""
         entry = _Entry()
         try:
-            wait = entry.wait = self._submit(request, timeout_ms, entry)
+            wait = entry.wait = self._submit(request, timeout_ms, asker, entry)
         except ServingError as refused:
             self._settle(entry, Failed(refused), started)
         else:
@@ -118,7 +124,7 @@ class InferenceService:
         return entry
 
     def _submit(
-        self, request: InferenceRequest, timeout_ms: float | None, entry: _Entry
+        self, request: InferenceRequest, timeout_ms: float | None, asker: Asker, entry: _Entry
     ) -> "asyncio.Future[Outcome]":
         if self._is_stopping:
             raise ModelUnavailable("the server is stopping; ask another", retry_after_s=5.0)
@@ -132,7 +138,7 @@ class InferenceService:
 
         def submit(left_ms: float) -> "asyncio.Future[Outcome]":
             return deployment.supervisor.submit(
-                deployment.spec.key, request.text, parameters, left_ms, request.inputs
+                deployment.spec.key, request.text, parameters, left_ms, request.inputs, asker
             )
 
         if deployment.draws(parameters):

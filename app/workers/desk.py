@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 
 from app.core.clock import Clock
-from app.core.types import Outcome
+from app.core.types import NOBODY, Asker, Outcome
 from app.scheduling.admission import Admission
 from app.workers.ledger import Ledger, Owed
 from app.workers.messages import WireItem, pack_inputs
@@ -38,6 +38,7 @@ class Desk:
         parameters: dict[str, Any],
         timeout_ms: float,
         inputs: Mapping[str, Any] | None = None,
+        asker: Asker = NOBODY,
     ) -> asyncio.Future[Outcome]:
         """The outcome to be; cancelling it withdraws the input.
 
@@ -49,7 +50,17 @@ class Desk:
         outcome: asyncio.Future[Outcome] = loop.create_future()
         now, item_id = self._clock.now(), next(self._ids)
         request_id = structlog.contextvars.get_contextvars().get("request_id", "")
-        item = WireItem(item_id, version, text, parameters, timeout_ms, request_id, packed)
+        item = WireItem(
+            item_id,
+            version,
+            text,
+            parameters,
+            timeout_ms,
+            request_id,
+            packed,
+            asker.priority,
+            asker.caller,
+        )
         timer = loop.call_later(timeout_ms / 1000, self.ledger.expire, item_id)
 
         def settle(result: Outcome) -> None:

@@ -117,7 +117,10 @@ class GeneratingLoop:
             return
         pending.plan = result
         deadline = pending.arrived + pending.item.timeout_ms / 1000
-        waiting = Waiting(item_id, result.most_tokens, pending.arrived, deadline)
+        item = pending.item
+        waiting = Waiting(
+            item_id, result.most_tokens, pending.arrived, deadline, item.priority, item.caller
+        )
         if not self._scheduler.add(waiting):
             self._fail([item_id], _too_large(result, self._scheduler.max_tokens))
         self._wake.set()

@@ -11,6 +11,7 @@ from msgspec import Struct, field, msgpack
 
 from app.core.checkpoint import Kind
 from app.core.errors import InvalidRequest
+from app.core.types import Priority
 
 
 class HostedVersion(Struct, frozen=True):
@@ -53,6 +54,7 @@ class WireItem(Struct, frozen=True):
     """One input for one version: text, or tensors by `pack_inputs`.
 
     timeout_ms: time left until its deadline. request_id: for the worker's log, nothing else.
+    priority and caller: for its turn.
     """
 
     id: int
@@ -62,6 +64,8 @@ class WireItem(Struct, frozen=True):
     timeout_ms: float
     request_id: str = ""
     inputs: bytes | None = None
+    priority: Priority = Priority.NORMAL
+    caller: str = ""
 
 
 class Submit(Struct, frozen=True, tag=True):

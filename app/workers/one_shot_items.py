@@ -43,7 +43,16 @@ class Pending:
         deadline = self.arrived + self.item.timeout_ms / 1000
         settings_of = self.prepared.settings_of
         return [
-            Row(self.item.id, index, len(row), self.arrived, deadline, group_of(settings_of(index)))
+            Row(
+                self.item.id,
+                index,
+                len(row),
+                self.arrived,
+                deadline,
+                group_of(settings_of(index)),
+                self.item.priority,
+                self.item.caller,
+            )
             for index, row in enumerate(self.prepared.rows)
         ]
 

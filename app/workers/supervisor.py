@@ -20,7 +20,7 @@ import structlog
 from app.core.clock import Clock
 from app.core.errors import CannotLoad, ModelUnavailable, WorkerLost
 from app.core.metrics import Metrics
-from app.core.types import Outcome
+from app.core.types import NOBODY, Asker, Outcome
 from app.workers.cpu import CpuBudget
 from app.workers.crashes import Crashes
 from app.workers.desk import Desk
@@ -139,6 +139,7 @@ class Supervisor:
         parameters: dict[str, Any],
         timeout_ms: float,
         inputs: Mapping[str, Any] | None = None,
+        asker: Asker = NOBODY,
     ) -> asyncio.Future[Outcome]:
         """The outcome to be; inputs: tensors, in place of text.
 
@@ -147,7 +148,7 @@ class Supervisor:
         """
         if (refusal := self._refusal(version)) is not None:
             raise refusal
-        return self._desk.submit(version, text, parameters, timeout_ms, inputs)
+        return self._desk.submit(version, text, parameters, timeout_ms, inputs, asker)
 
     def _refusal(self, version: str) -> ModelUnavailable | None:
         """Why nothing can be taken for a version, or what was taken cannot be kept."""

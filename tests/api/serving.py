@@ -10,7 +10,7 @@ from app.api.application import build_app
 from app.api.server import build_server, open_socket
 from app.core.config import Settings
 from app.core.errors import ModelNotFound, ServingError
-from app.core.types import Answer, Done, Failed, Outcome, Timings, Usage
+from app.core.types import Answer, Asker, Done, Failed, Outcome, Timings, Usage
 from app.services.inference_service import InferenceRequest, InferenceResult
 from app.services.model_service import Readiness
 
@@ -21,12 +21,14 @@ class EchoService:
     def __init__(self) -> None:
         self.requests: list[InferenceRequest] = []
         self.timeouts_ms: list[float | None] = []
+        self.askers: list[Asker] = []
 
     async def infer(
-        self, requests: Sequence[InferenceRequest], *, timeout_ms: float | None
+        self, requests: Sequence[InferenceRequest], *, timeout_ms: float | None, asker: Asker
     ) -> Sequence[InferenceResult]:
         self.requests += requests
         self.timeouts_ms.append(timeout_ms)
+        self.askers.append(asker)
         return [self._echo(request) for request in requests]
 
     def _echo(self, request: InferenceRequest) -> InferenceResult:
@@ -47,7 +49,7 @@ class RaisesInInfer(EchoService):
         self._error = error
 
     async def infer(
-        self, requests: Sequence[InferenceRequest], *, timeout_ms: float | None
+        self, requests: Sequence[InferenceRequest], *, timeout_ms: float | None, asker: Asker
     ) -> Sequence[InferenceResult]:
         raise self._error
 
@@ -65,9 +67,9 @@ class FailsEach(EchoService):
 
 class LosesAResult(EchoService):
     async def infer(
-        self, requests: Sequence[InferenceRequest], *, timeout_ms: float | None
+        self, requests: Sequence[InferenceRequest], *, timeout_ms: float | None, asker: Asker
     ) -> Sequence[InferenceResult]:
-        return (await super().infer(requests, timeout_ms=timeout_ms))[1:]
+        return (await super().infer(requests, timeout_ms=timeout_ms, asker=asker))[1:]
 
 
 class HangsInInfer(EchoService):
@@ -79,7 +81,7 @@ class HangsInInfer(EchoService):
         self.cancelled = asyncio.Event()
 
     async def infer(
-        self, requests: Sequence[InferenceRequest], *, timeout_ms: float | None
+        self, requests: Sequence[InferenceRequest], *, timeout_ms: float | None, asker: Asker
     ) -> Sequence[InferenceResult]:
         self.began.set()
         try:

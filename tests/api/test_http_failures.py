@@ -155,10 +155,10 @@ async def test_request_that_ends_within_the_grace_is_answered():
             super().__init__()
             self.began, self.go = asyncio.Event(), asyncio.Event()
 
-        async def infer(self, requests, *, timeout_ms):
+        async def infer(self, requests, *, timeout_ms, asker):
             self.began.set()
             await self.go.wait()
-            return await super().infer(requests, timeout_ms=timeout_ms)
+            return await super().infer(requests, timeout_ms=timeout_ms, asker=asker)
 
     service = AnswersWhenTold()
     async with serving(FakeServices(inference=service), shutdown_grace_s=5) as running:

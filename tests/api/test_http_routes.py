@@ -9,6 +9,7 @@ import pytest
 from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
 
+from app.core.types import Asker, Priority
 from app.schemas.response import (
     BatchAnswer,
     HealthAnswer,
@@ -159,6 +160,46 @@ async def test_bad_deadline_is_refused_by_name(client: httpx.AsyncClient, given:
     response = await client.post("/infer", json=TEXT, headers=headers)
     assert response.status_code == 400
     assert "X-Request-Timeout-Ms" in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("path, body", [("/infer", TEXT), ("/infer/batch", {"requests": [TEXT]})])
+async def test_priority_and_caller_reach_the_service(
+    running: Running, client: httpx.AsyncClient, path: str, body: dict[str, Any]
+):
+    headers = {"X-Priority": "interactive", "X-Caller-Id": "shop-7"}
+    await client.post(path, json=body, headers=headers)
+    await client.post(path, json=body)
+    assert running.services.inference.askers == [
+        Asker("shop-7", Priority.INTERACTIVE),
+        Asker("/127.0.0.1", Priority.NORMAL),
+    ]
+
+
+@pytest.mark.parametrize(
+    "name, given",
+    [
+        ("X-Priority", "urgent"),
+        ("X-Priority", "NORMAL"),
+        ("X-Priority", ""),
+        ("X-Caller-Id", ""),
+        ("X-Caller-Id", "a b"),
+        ("X-Caller-Id", "x" * 65),
+        ("X-Caller-Id", "/127.0.0.1"),
+    ],
+)
+@pytest.mark.parametrize("path, body", [("/infer", TEXT), ("/infer/batch", {"requests": [TEXT]})])
+async def test_a_wrong_priority_or_caller_is_refused_by_name(
+    client: httpx.AsyncClient, path: str, body: dict[str, Any], name: str, given: str
+):
+    response = await client.post(path, json=body, headers={name: given})
+    assert response.status_code == 422
+    assert name in response.json()["error"]["message"]
+
+
+async def test_a_priority_given_twice_is_refused(client: httpx.AsyncClient):
+    headers = [("X-Priority", "batch"), ("X-Priority", "normal")]
+    response = await client.post("/infer", json=TEXT, headers=headers)
+    assert response.status_code == 422
 
 
 async def test_one_log_line_per_request_without_the_text(client: httpx.AsyncClient):

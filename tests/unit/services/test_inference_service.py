@@ -6,7 +6,7 @@ import pytest
 
 from app.core.errors import InputTooLong, Overloaded
 from app.core.metrics import Metrics
-from app.core.types import Answer, Done, Failed, Outcome, Timings, Usage
+from app.core.types import Answer, Asker, Done, Failed, Outcome, Priority, Timings, Usage
 from app.models.registry import Registry
 from app.services.inference_service import InferenceRequest, InferenceService
 from app.services.response_cache import ResponseCache
@@ -61,6 +61,16 @@ def bench():
 
 def says(value: str) -> Outcome:
     return Done(Answer(value, usage=Usage(3, 1)), Timings(1.0, 2.0))
+
+
+async def test_who_asks_is_told_to_the_worker(bench):
+    asker = Asker("shop-7", Priority.BATCH)
+    call = asyncio.create_task(bench.service.infer([InferenceRequest("a")], asker=asker))
+    await settle_tasks()
+
+    assert bench.minilm.askers == [asker]
+    bench.minilm.waits[0].set_result(says("b"))
+    await call
 
 
 async def test_a_request_without_a_model_goes_to_the_default_one_with_default_parameters(bench):

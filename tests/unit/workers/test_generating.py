@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.core.types import Priority
 from app.core.parameters import resolve
 from app.scheduling.engine import StepScheduler
 from app.tasks.catalogue import task_info
@@ -72,12 +73,15 @@ class Bench:
         *,
         timeout_ms: float = 1e6,
         model: str = "generator",
+        priority: Priority = Priority.NORMAL,
         **given: Any,
     ) -> int:
         self._items += 1
         given = {"temperature": 0, "max_new_tokens": new_tokens, **given}
         parameters = resolve(task_info("generate", "tokens").parameters, given)
-        self.loop.submit([WireItem(self._items, f"{model}:v1", text, parameters, timeout_ms)])
+        version = f"{model}:v1"
+        item = WireItem(self._items, version, text, parameters, timeout_ms, priority=priority)
+        self.loop.submit([item])
         return self._items
 
     async def answer(self, item: int) -> ItemDone:
@@ -94,6 +98,16 @@ class Bench:
 async def running(bench: Bench) -> AsyncIterator[Bench]:
     async with served_by(bench.loop):
         yield bench
+
+
+async def test_an_interactive_prompt_joins_before_those_that_came_earlier():
+    bench = Bench(max_sequences=1)
+    patient = bench.submit("one", 1, priority=Priority.BATCH)
+    urgent = bench.submit("two", 1, priority=Priority.INTERACTIVE)
+    async with running(bench):
+        await bench.replies.of(patient, urgent)
+
+    assert bench.runtime.joined == [urgent, patient]
 
 
 async def test_an_item_is_answered_with_the_continuation_of_its_own_prompt():

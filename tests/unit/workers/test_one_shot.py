@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.core.errors import InvalidRequest
+from app.core.types import NOBODY, Asker, Priority
 from app.scheduling.batcher import Batcher, BatchLimits
 from app.scheduling.cost_model import CostModel
 from app.workers.messages import Ended, ItemDone, ItemFailed, Started, WireItem
@@ -57,11 +58,26 @@ class Bench:
         )
         self._items = 0
 
-    def submit(self, *texts: str, task: str = "embed", timeout_ms: float = 1e6) -> list[int]:
+    def submit(
+        self,
+        *texts: str,
+        task: str = "embed",
+        timeout_ms: float = 1e6,
+        asker: Asker = NOBODY,
+    ) -> list[int]:
         items = []
         for text in texts:
             self._items += 1
-            items.append(WireItem(self._items, f"{task}:v1", text, {}, timeout_ms))
+            item = WireItem(
+                self._items,
+                f"{task}:v1",
+                text,
+                {},
+                timeout_ms,
+                priority=asker.priority,
+                caller=asker.caller,
+            )
+            items.append(item)
         self.loop.submit(items)
         return [item.id for item in items]
 
@@ -185,6 +201,32 @@ async def test_waiting_rows_are_spread_over_the_streams():
         await bench.answers(*ids)
 
     assert [len(batch) for batch in bench.runtime.batches] == [2, 2]
+
+
+async def test_a_single_text_waits_for_no_more_than_the_running_batch_of_another_caller():
+    async with running(Bench(WaitsAtTheGate(), rows=2)) as bench:
+        ids = bench.submit(*(f"text {n}" for n in range(100)), asker=Asker("heavy"))
+        await bench.computing()
+        (mine,) = bench.submit("mine", asker=Asker("light"))
+        await until(lambda: bench.loop.waiting == 99)
+        bench.open_gate()
+        await bench.answers(*ids, mine)
+
+    assert bench.runtime.tokenizer.encode(["mine"])[0] in bench.runtime.batches[1]
+
+
+async def test_interactive_items_overtake_batch_items():
+    async with running(Bench(WaitsAtTheGate(), rows=1)) as bench:
+        (first,) = bench.submit("first")
+        await bench.computing()
+        (patient,) = bench.submit("patient", asker=Asker(priority=Priority.BATCH))
+        (urgent,) = bench.submit("urgent", asker=Asker(priority=Priority.INTERACTIVE))
+        await until(lambda: bench.loop.waiting == 2)
+        bench.open_gate()
+        await bench.answers(first, patient, urgent)
+
+    order = [row for batch in bench.runtime.batches for row in batch]
+    assert order == bench.runtime.tokenizer.encode(["first", "urgent", "patient"])
 
 
 async def test_a_cancelled_item_that_waits_never_reaches_the_runtime():
