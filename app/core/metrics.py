@@ -80,6 +80,11 @@ class Metrics:
         self._predicted_seconds = self._counter(
             "inference_batch_predicted_seconds", "What the cost model said it would be.", worker
         )
+        self._mispredicted_seconds = self._counter(
+            "inference_batch_mispredicted_seconds",
+            "Differences, either way, between measured and predicted times of forward passes.",
+            worker,
+        )
         self._real_tokens = self._counter(
             "inference_batch_real_tokens", "Tokens of rows in forward passes.", worker
         )
@@ -163,6 +168,8 @@ class Metrics:
         self._batch_rows.labels(worker).observe(rows)
         self._batch_seconds.labels(worker).inc(ms / 1000)
         self._predicted_seconds.labels(worker).inc(predicted_ms / 1000)
+        if predicted_ms:  # 0: nothing was said beforehand
+            self._mispredicted_seconds.labels(worker).inc(abs(ms - predicted_ms) / 1000)
         self._real_tokens.labels(worker).inc(real)
         self._padded_tokens.labels(worker).inc(padded)
 
@@ -236,11 +243,14 @@ class Metrics:
         batches, real = value("inference_batch_rows_count"), value(
             "inference_batch_real_tokens_total"
         )
+        seconds = value("inference_batch_seconds_total")
+        mispredicted = value("inference_batch_mispredicted_seconds_total")
         return {
             "name": worker,
             "batches": batches,
             "average_batch_rows": value("inference_batch_rows_sum") / batches if batches else None,
             "padding_ratio": value("inference_batch_padded_tokens_total") / real if real else None,
+            "cost_model_error": mispredicted / seconds if seconds else None,
             "queue_rows": value("inference_queue_rows"),
             "queue_items": value("inference_queue_items"),
             "resident_bytes": value("inference_worker_resident_bytes"),

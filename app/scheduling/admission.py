@@ -1,9 +1,18 @@
-"""The bound in front of every queue: one permit per item, given back when it is answered."""
+"""The bound in front of every queue: one permit per item, given back when it is answered.
+
+An item whose deadline would pass before its turn is refused here too, at once, in place of waiting
+in vain. The prediction errs towards taking: it is asked of the worker (`note_backlog`), counts
+only who would be served before, and knows nothing until something was measured.
+"""
+
+from collections import defaultdict
 
 from app.core.errors import Overloaded
+from app.core.types import NOBODY, Asker, Priority
 
 RATE_SMOOTHING = 0.05
 MAX_RETRY_AFTER_S = 60.0
+FORGETTING = 0.8  # weight of the past at each report of a backlog
 
 
 class Admission:
@@ -15,8 +24,16 @@ class Admission:
         self._name = name
         self._gap_s: float | None = None  # smoothed time between two answers
         self._last_answer: float | None = None  # None after an idle time, which says nothing
+        # Work is counted in characters or whatever `acquire` is given: unanswered, by who asked.
+        self._work: dict[Priority, dict[str, float]] = {
+            priority: defaultdict(float) for priority in Priority
+        }
+        self._reported_ms = 0.0  # smoothed backlogs, as their worker saw them
+        self._reported_work = 0.0  # and the work they were
 
-    def acquire(self) -> None:
+    def acquire(
+        self, asker: Asker = NOBODY, work: float = 1.0, timeout_ms: float = float("inf")
+    ) -> None:
         """Take a permit. Raises Overloaded, with the time after which room is likely."""
         if self.in_use >= self.limit:
             raise Overloaded(
@@ -24,18 +41,50 @@ class Admission:
                 f"(MAX_QUEUE_ITEMS={self.limit}); try again later",
                 retry_after_s=self.retry_after_s(),
             )
+        finish_ms = self._predicted_ms(asker, work, timeout_ms)
+        if finish_ms > timeout_ms:
+            raise Overloaded(
+                f"{self._name} would answer in about {finish_ms / 1000:.1f} s, after the deadline "
+                f"in {timeout_ms / 1000:.1f} s; try again later",
+                retry_after_s=min(MAX_RETRY_AFTER_S, max(1.0, (finish_ms - timeout_ms) / 1000)),
+            )
         self.in_use += 1
+        self._work[asker.priority][asker.caller] += work
 
-    def release(self, now: float) -> None:
+    def release(self, now: float, asker: Asker = NOBODY, work: float = 1.0) -> None:
         """An item was answered, whatever the answer."""
         self.in_use -= 1
+        left = self._work[asker.priority]
+        left[asker.caller] -= work
+        if left[asker.caller] <= 0:
+            del left[asker.caller]
         if self._last_answer is not None:
             gap = max(0.0, now - self._last_answer)
             known = gap if self._gap_s is None else self._gap_s
             self._gap_s = known + RATE_SMOOTHING * (gap - known)
         self._last_answer = now if self.in_use else None
 
+    def note_backlog(self, ms: float) -> None:
+        """The worker predicts that what it holds takes so long. Large backlogs teach most."""
+        work = sum(sum(left.values()) for left in self._work.values())
+        if work:
+            self._reported_ms = FORGETTING * self._reported_ms + ms
+            self._reported_work = FORGETTING * self._reported_work + work
+
     def retry_after_s(self) -> float:
         """Seconds in which, at the present pace, half of the queue is answered."""
         pace = 0.01 if self._gap_s is None else self._gap_s
         return min(MAX_RETRY_AFTER_S, max(1.0, pace * self.in_use / 2))
+
+    def _predicted_ms(self, asker: Asker, work: float, timeout_ms: float) -> float:
+        """Until the end of what would be served before it and of itself; 0 where unknown."""
+        if not self._reported_work or not self.in_use:
+            return 0.0
+        ms_per_work = self._reported_ms / self._reported_work
+        better = sum(sum(left.values()) for cls, left in self._work.items() if cls < asker.priority)
+        alike = self._work[asker.priority]
+        if (better + sum(alike.values()) + work) * ms_per_work <= timeout_ms:
+            return 0.0  # soon enough even if all went first; the rest costs a look at each caller
+        own = alike.get(asker.caller, 0) + work
+        others = sum(min(left, own) for caller, left in alike.items() if caller != asker.caller)
+        return (better + others + own) * ms_per_work

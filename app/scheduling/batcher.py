@@ -27,6 +27,7 @@ from app.scheduling.cost_model import CostModel, Sample
 from app.scheduling.queue import Row, RowQueue
 
 ARRIVAL_SMOOTHING = 0.2
+PACE_SMOOTHING = 0.05
 FILL_STRETCH = 1.25
 FILL_WINDOW = 16  # rows of worse classes that are looked at
 _tokens_of = attrgetter("tokens")
@@ -63,6 +64,7 @@ class Batcher:
         self.cost = cost
         self._gap_s = float("inf")  # smoothed time between arrivals
         self._last_arrival: float | None = None
+        self.ms_per_token: float | None = None  # of real tokens, in the latest batches
 
     def note_arrivals(self, count: int, now: float) -> None:
         """Rows came in; tells the holding rule how soon company may be expected."""
@@ -72,9 +74,12 @@ class Batcher:
             self._gap_s = known + ARRIVAL_SMOOTHING * (gap - known)
         self._last_arrival = now
 
-    def note_ran(self, rows: int, longest: int, ms: float) -> float:
+    def note_ran(self, rows: int, longest: int, real_tokens: int, ms: float) -> float:
         """A batch took this long; tells the cost model. Returns what had been predicted."""
         predicted = self.cost.predict_ms(rows, longest)
+        pace = predicted / max(1, real_tokens)
+        known = pace if self.ms_per_token is None else self.ms_per_token
+        self.ms_per_token = known + PACE_SMOOTHING * (pace - known)
         self.cost = self.cost.observe(Sample(rows, longest, ms))
         return predicted
 

@@ -52,6 +52,7 @@ class RowQueue:
         self._late: dict[tuple[int, int], Row] = {}  # can no longer be in time
         self._due: list[tuple[float, int, Row]] = []  # a heap; some of its rows have left
         self._serial = count()
+        self.tokens = 0  # of all that wait
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -62,6 +63,7 @@ class RowQueue:
     def add(self, rows: Iterable[Row]) -> None:
         for row in rows:
             self._rows[row.key] = row
+            self.tokens += row.tokens
             self._order.add(row)
             if row.deadline is not None:
                 heappush(self._due, (row.deadline, next(self._serial), row))
@@ -116,6 +118,7 @@ class RowQueue:
         self._order.serve(served)
         for row in rows:
             del self._rows[row.key]
+            self.tokens -= row.tokens
         self._tidy()
 
     def drop(self, item_id: int, row_count: int) -> int:
@@ -123,7 +126,10 @@ class RowQueue:
         before = len(self._rows)
         for index in range(row_count):
             row = self._rows.pop((item_id, index), None)
-            if row is not None and self._late.pop(row.key, None) is None:
+            if row is None:
+                continue
+            self.tokens -= row.tokens
+            if self._late.pop(row.key, None) is None:
                 self._order.remove(row)
         self._tidy()
         return before - len(self._rows)

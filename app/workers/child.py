@@ -186,7 +186,8 @@ class Worker:
         process = psutil.Process()
         while True:
             resident: int = process.memory_info().rss
-            self._send(Beat(work.take_batches(), work.waiting, work.running, resident))
+            beat = Beat(work.take_batches(), work.waiting, work.running, resident, work.backlog_ms)
+            self._send(beat)
             await asyncio.sleep(BEAT_S)
 
 

@@ -27,6 +27,10 @@ class Desk:
         self._clock = clock
         self._ids = count(1)
 
+    def note_backlog(self, ms: float) -> None:
+        """The worker predicts that what it holds takes so long."""
+        self._admission.note_backlog(ms)
+
     @property
     def unanswered(self) -> int:
         return self._admission.in_use
@@ -45,7 +49,8 @@ class Desk:
         Raises Overloaded, or InvalidRequest for inputs that cannot cross to a worker.
         """
         packed = None if inputs is None else pack_inputs(inputs)
-        self._admission.acquire()
+        work = float(len(text) or 1)
+        self._admission.acquire(asker, work, timeout_ms)
         loop = asyncio.get_running_loop()
         outcome: asyncio.Future[Outcome] = loop.create_future()
         now, item_id = self._clock.now(), next(self._ids)
@@ -65,7 +70,7 @@ class Desk:
 
         def settle(result: Outcome) -> None:
             timer.cancel()
-            self._admission.release(self._clock.now())
+            self._admission.release(self._clock.now(), asker, work)
             if not outcome.done():  # else its caller left
                 outcome.set_result(result)
 

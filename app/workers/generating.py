@@ -87,6 +87,11 @@ class GeneratingLoop:
     def running(self) -> int:
         return self._scheduler.running
 
+    @property
+    def backlog_ms(self) -> float | None:
+        """How long texts become is not known before they are written."""
+        return None
+
     async def run(self) -> None:
         """Serve until cancelled."""
         while True:

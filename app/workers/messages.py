@@ -173,12 +173,16 @@ class BatchRan(Struct, frozen=True):
 
 
 class Beat(Struct, frozen=True, tag=True):
-    """Sent once a second from the worker's loop: it lives, and what it did since the last."""
+    """Sent once a second from the worker's loop: it lives, and what it did since the last.
+
+    backlog_ms: predicted time until all it holds is done; None where that cannot be known.
+    """
 
     batches: list[BatchRan]
     waiting: int
     running: int
     resident_bytes: int
+    backlog_ms: float | None = None
 
 
 ToServer = Loaded | LoadFailed | Results | AskThreads | ReturnThreads | Started | Ended | Beat

@@ -88,6 +88,12 @@ class OneShotLoop:
     def running(self) -> int:
         return self._runtime.plan.streams - self._idle_streams
 
+    @property
+    def backlog_ms(self) -> float | None:
+        """Predicted time until all that waits is done, at the pace of the latest batches."""
+        pace = self._batcher.ms_per_token
+        return None if pace is None else self._queue.tokens * pace / self._runtime.plan.streams
+
     async def run(self) -> None:
         """Serve until cancelled."""
         streams = self._runtime.plan.streams
@@ -222,7 +228,7 @@ class OneShotLoop:
     def _book(self, batch: Sequence[Row], outputs: Sequence[Any] | Vectors, ms: float) -> None:
         longest = max(row.tokens for row in batch)
         real = sum(row.tokens for row in batch)
-        predicted = self._batcher.note_ran(len(batch), longest, ms)
+        predicted = self._batcher.note_ran(len(batch), longest, real, ms)
         self._batches.append(BatchRan(len(batch), real, longest * len(batch), ms, predicted))
         complete: list[Pending] = []
         now = self._clock.now()

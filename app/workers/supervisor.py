@@ -213,6 +213,8 @@ class Supervisor:
         self.status = replace(
             self.status, resident_bytes=beat.resident_bytes, waiting_rows=beat.waiting
         )
+        if beat.backlog_ms is not None:
+            self._desk.note_backlog(beat.backlog_ms)
         self._metrics.worker_beat(self.name, beat.waiting, self.unanswered, beat.resident_bytes)
         for batch in beat.batches:
             self._metrics.batch_ran(

@@ -83,6 +83,7 @@ def test_batches_belong_to_the_worker_that_its_versions_share(metrics):
         assert worker["batches"] == 2
         assert worker["average_batch_rows"] == 5
         assert worker["padding_ratio"] == 1.25
+        assert worker["cost_model_error"] == pytest.approx(2 / 15)
     assert lines(metrics, "inference_batch_seconds_total") == [
         'inference_batch_seconds_total{worker="minilm"} 0.015'
     ]

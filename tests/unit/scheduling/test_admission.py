@@ -3,6 +3,7 @@
 import pytest
 
 from app.core.errors import Overloaded
+from app.core.types import Asker, Priority
 from app.scheduling.admission import MAX_RETRY_AFTER_S, Admission
 
 
@@ -53,6 +54,76 @@ def test_retry_after_is_at_least_one_second_and_bounded():
         slow.release(now=answer * 1000.0)
         slow.acquire()
     assert retry_after(slow) == MAX_RETRY_AFTER_S
+
+
+WORK_MS = 10.0
+
+
+def busy(*work: tuple[Asker, float]) -> Admission:
+    """Its worker says that a unit of work takes 10 ms."""
+    admission = Admission(1000, "encoder")
+    for asker, amount in work:
+        admission.acquire(asker, amount)
+    admission.note_backlog(WORK_MS * sum(amount for _, amount in work))
+    return admission
+
+
+def takes(admission: Admission, asker: Asker, timeout_ms: float) -> bool:
+    try:
+        admission.acquire(asker, 1, timeout_ms)
+    except Overloaded:
+        return False
+    admission.release(0.0, asker, 1)
+    return True
+
+
+ANN, BOB = Asker("ann"), Asker("bob")
+
+
+def test_what_would_come_too_late_is_refused_with_the_time_when_it_would_not():
+    admission = busy((ANN, 999))
+
+    with pytest.raises(
+        Overloaded, match=r"in about 10\.0 s, after the deadline in 4\.0 s"
+    ) as refused:
+        admission.acquire(ANN, 1, timeout_ms=4000)
+    assert refused.value.retry_after_s == pytest.approx(6.0)
+    assert takes(admission, ANN, timeout_ms=10_001)
+
+
+def test_nothing_is_refused_by_a_prediction_while_idle_or_before_one_was_made():
+    admission = Admission(1000, "encoder")
+    for _ in range(900):
+        admission.acquire(ANN, 100)
+    assert takes(admission, ANN, timeout_ms=1)
+
+    admission.note_backlog(1e9)
+    assert not takes(admission, ANN, timeout_ms=1)
+    for _ in range(900):
+        admission.release(0.0, ANN, 100)
+    assert takes(admission, ANN, timeout_ms=1)
+
+
+def test_the_backlog_of_one_caller_does_not_refuse_another():
+    assert takes(busy((ANN, 1000)), BOB, timeout_ms=25)
+    assert not takes(busy((ANN, 1000), (BOB, 10)), BOB, timeout_ms=25)
+
+
+def test_a_worse_class_does_not_count_and_a_better_one_does():
+    def of(priority: Priority) -> Asker:
+        return Asker("eve", priority)
+
+    behind = busy((of(Priority.BATCH), 1000))
+    assert takes(behind, of(Priority.NORMAL), timeout_ms=25)
+    before = busy((of(Priority.INTERACTIVE), 1000))
+    assert not takes(before, of(Priority.NORMAL), timeout_ms=25)
+
+
+def test_what_was_answered_since_the_report_no_longer_counts():
+    admission = busy((ANN, 500), (ANN, 500))
+    assert not takes(admission, ANN, timeout_ms=6000)
+    admission.release(1.0, ANN, 500)
+    assert takes(admission, ANN, timeout_ms=6000)
 
 
 def test_a_quiet_night_does_not_count_as_slow_work():
