@@ -9,7 +9,8 @@ rules (docs/scheduling.md):
 2. A batch has at most `max_rows` rows and `max_padded_tokens` padded tokens (rows x longest);
    a single row always fits. It holds the row whose turn it is, the head (fair_order.py). Of such
    batches the one with most real tokens per predicted millisecond is taken, so rows of like length
-   meet. Only rows of the head's group come into question.
+   meet. Only rows of the head's group come into question. Where one caller has much waiting beside
+   others, few rows are looked at: his, of which there is every length, would push theirs out.
 3. No row that could be in time alone joins a batch that is predicted to end after its deadline. A
    row that will miss its deadline unless it is in this batch is put in before others.
 4. Rows of a worse class than the head's fill up what it and its like chose, and may make that
@@ -29,6 +30,7 @@ from app.scheduling.queue import Row, RowQueue
 ARRIVAL_SMOOTHING = 0.2
 PACE_SMOOTHING = 0.05
 FILL_STRETCH = 1.25
+NARROW_BATCHES = 2
 FILL_WINDOW = 16  # rows of worse classes that are looked at
 _tokens_of = attrgetter("tokens")
 URGENT_BATCHES = 3  # so many times as long as the batch takes, deadlines are looked for ahead
@@ -93,6 +95,8 @@ class Batcher:
             return None
         considered = min(len(queue), self.limits.rows_considered)
         max_rows = min(self.limits.max_rows, -(-considered // max(1, idle_streams)))
+        if queue.is_uneven(head):
+            considered = min(considered, NARROW_BATCHES * self.limits.max_rows)
         company = queue.company(head, considered)
         batch = self._best_run(company, max_rows, now)
         batch = self._with_urgent(batch, company, queue, max_rows, now)

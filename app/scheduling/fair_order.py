@@ -29,6 +29,7 @@ AGE_S = {Priority.NORMAL: 1.0, Priority.BATCH: 5.0}
 AGED_SHARE = 0.1
 MOST_CREDIT = 512.0  # tokens; an idle hour of a share is no right to a burst
 WALK_TOKENS = 256  # so many of one caller in a row, when looking at who comes next
+UNEVEN = 4  # members per caller; more means that somebody has sent much at once
 _SLACK = 64  # entries of those who left that a heap may hold before it is cleared of them
 
 
@@ -97,6 +98,10 @@ class _Class(Generic[M]):
         if not flow.members:
             del self._flows[flow.caller]
             self._forget_or_remember(flow)
+
+    @property
+    def is_uneven(self) -> bool:
+        return 1 < len(self._flows) < len(self.members) / UNEVEN
 
     def note_turn(self) -> None:
         """Virtual time moves on to the tag of whoever is first now."""
@@ -220,6 +225,10 @@ class FairOrder(Generic[M]):
     def walk(self, priority: Priority) -> Iterator[M]:
         """Members of a class about in the order of their turns."""
         return self._classes[priority].walk()
+
+    def is_uneven(self, priority: Priority) -> bool:
+        """Whether somebody in the class has much waiting beside others."""
+        return self._classes[priority].is_uneven
 
     def is_ahead(self, member: M, tokens: float) -> bool:
         """Whether its caller was served so many tokens more than his share."""

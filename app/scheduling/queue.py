@@ -75,6 +75,10 @@ class RowQueue:
             self._late[row.key] = row
         return row if row is not None else next(iter(self._late.values()), None)
 
+    def is_uneven(self, head: Row) -> bool:
+        """Whether somebody in the head's class has much waiting beside others."""
+        return self._order.is_uneven(head.priority)
+
     def company(self, head: Row, size: int) -> list[Row]:
         """The head and, of the next `size` rows of its class or a better one, those of its
         group, in the order of their turns."""
