@@ -563,3 +563,19 @@ async def _interleave(plan: Sequence[tuple[str, list[int], str, int]], seed: int
 def test_the_word_tokenizer_gives_every_word_an_id_of_its_own():
     """The tests above tell rows apart by their sums; that needs distinct ids."""
     assert WordTokenizer().encode(["a b a", "c"]) == [[1, 2, 1], [3]]
+
+
+async def test_the_backlog_is_what_waits_at_the_predicted_pace_and_unknown_before_any_batch():
+    async with running(Bench(WaitsAtTheGate(), rows=1)) as bench:
+        assert bench.loop.backlog_ms is None
+        bench.open_gate()
+        await bench.answers(*bench.submit("one two"))
+        assert isinstance(bench.runtime, WaitsAtTheGate)
+        bench.runtime.gate.clear()
+        bench.submit("runs")
+        await bench.computing()
+        bench.submit("waits here", "and here")
+        await until(lambda: bench.loop.waiting == 2)
+        pace = COMPANY_PAYS.predict_ms(1, 2) / 2
+
+        assert bench.loop.backlog_ms == pytest.approx(4 * pace, rel=0.2)
