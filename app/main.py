@@ -20,7 +20,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from app.api.application import build_app
-from app.api.server import Server, build_server, open_socket
+from app.api.server import Server, allow_descriptors, build_server, open_socket
 from app.core.clock import MonotonicClock
 from app.core.config import Settings, load_settings
 from app.core.errors import ConfigurationError
@@ -109,7 +109,10 @@ async def serve(settings: Settings, specs: Sequence[ModelSpec], listening: socke
     """Serve until a signal comes and everything accepted is answered."""
     application = create_app(settings, specs)
     server = build_server(
-        application.app, settings, on_refused=application.services.metrics.observe_rejected
+        application.app,
+        settings,
+        on_refused=application.services.metrics.observe_rejected,
+        on_connections=application.services.metrics.connections,
     )
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -135,7 +138,8 @@ def main() -> int:
         settings = load_settings()
         configure_logging(settings.log_format, settings.effective_log_level)
         specs = read_catalog(settings)
-        listening = open_socket(settings.host, settings.port)
+        allow_descriptors(settings.max_connections)
+        listening = open_socket(settings.host, settings.port, silence_s=settings.client_silence_s)
     except ConfigurationError as wrong:
         sys.stderr.write(f"ai-inference-backend: {wrong}\n")
         return 2

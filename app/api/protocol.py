@@ -1,18 +1,16 @@
 """uvicorn's HTTP protocol with the limits that it lacks: sizes, times and counts.
 
-One sweep per second and server looks at every connection, so no request arms a timer of its own.
-What breaks a limit is answered in the product's error shape where no other answer is under way,
-and its connection is closed the gentle way: our side first, then the rest when the client has
-read the answer, or after `LINGER_S`. Closing at once would let the kernel throw the answer away.
+Twice per second one sweep of the server looks at every connection, so no request arms a timer of
+its own. What breaks a limit is answered in the product's error shape where no other answer is
+under way, and its connection is closed the gentle way: our side first, then the rest when the
+client has read the answer, or after `LINGER_S`. Closing at once would let the kernel throw the
+answer away.
 """
 
 import asyncio
-import uuid
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from http import HTTPStatus
 from typing import Any, cast
 
 import httptools
@@ -21,29 +19,27 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from app.api.envelope import failure_bytes
+from app.api.kernel import bytes_in_kernel, is_closed_by_peer
+from app.api.limits import (
+    MAX_HEADERS,
+    MAX_PIPELINED,
+    MAX_URL_BYTES,
+    Limits,
+    Occupancy,
+    Pace,
+    Refused,
+    client_of,
+    header_too_large,
+    malformed,
+    refusal_bytes,
+    too_slow,
+    url_too_long,
+)
 
 log = structlog.get_logger("app.api")
 
-MAX_URL_BYTES = 16 * 2**10
-MAX_HEADERS = 256
-MAX_PIPELINED = 16
-MIN_BODY_BYTES_PER_S = 1024
 LINGER_S = 2.0
 MAX_LINGER_BYTES = 16 * 2**20
-MAX_REFUSED_CONNECTIONS = 64  # those that are being told so; further ones are dropped
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What one connection, and all together, may do."""
-
-    max_header_bytes: int
-    header_timeout_s: float
-    body_timeout_s: float
-    keep_alive_s: float
-    max_connections: int
-    on_refused: Callable[[str], None] = lambda code: None
 
 
 class LimitedConfig(uvicorn.Config):
@@ -52,15 +48,7 @@ class LimitedConfig(uvicorn.Config):
     def __init__(self, app: Any, limits: Limits, **options: Any) -> None:
         super().__init__(app, http=LimitedProtocol, **options)
         self.limits = limits
-
-
-class Refused(Exception):
-    """A request that breaks the protocol or one of its limits."""
-
-    def __init__(self, status: HTTPStatus, code: str, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.code = code
+        self.occupancy = Occupancy(limits)
 
 
 class Reading(Enum):
@@ -69,6 +57,14 @@ class Reading(Enum):
     NOTHING = "nothing"
     HEADER = "header"
     BODY = "body"
+
+
+@dataclass(slots=True)
+class Unanswered:
+    """A request whose answer is not written, and how much of its body we were sent."""
+
+    cycle: RequestResponseCycle
+    body_bytes: int = 0
 
 
 class LimitedProtocol(HttpToolsProtocol):
@@ -85,14 +81,18 @@ class LimitedProtocol(HttpToolsProtocol):
         self._limits = config.limits
         self.timeout_keep_alive = cast(int, config.limits.keep_alive_s)
         self._reading = Reading.NOTHING
-        self._unanswered: deque[RequestResponseCycle] = deque()
+        self._occupancy = config.occupancy
+        self._place: str | None = None  # whom it is charged to; None: it has none
+        self._unanswered: deque[Unanswered] = deque()
         self._served = False
         self._is_closing = False
         self._since = 0.0  # when the part that is being received, or the closing, began
         self._heard = 0.0  # when bytes came last
         self._bytes = 0  # of that part
-        self._unsent = 0  # bytes that the client has not taken, at the latest sweep
-        self._moved = 0.0  # when that last changed
+        self._body_pace = Pace(config.limits.body_timeout_s)
+        self._answer_pace = Pace(config.limits.answer_timeout_s)
+        self._written = 0  # bytes of answers, ever
+        self._taken = 0  # those that had left us at the latest sweep
         self._header_bytes = 0
         self._idle_bytes = 0  # received since the last piece of body: chunk framing, trailers
 
@@ -100,18 +100,21 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._since = self._heard = self.loop.time()
-        excess = len(self.connections) - self._limits.max_connections
-        if excess > MAX_REFUSED_CONNECTIONS:
+        now = self._since = self._heard = self.loop.time()
+        self._answer_pace.begin(now)
+        client = client_of(self.client[0]) if self.client else ""
+        refused = self._occupancy.enter(client)
+        if refused is None:
+            self._place = client
+            return
+        has_room = self._occupancy.has_room_to_refuse
+        self._occupancy.refused += 1
+        self._occupancy.note_refused()
+        if has_room:
+            self.write_counted(refusal_bytes(refused))
+            self._linger()
+        else:
             transport.abort()
-        elif excess > 0:
-            self.refuse(
-                Refused(
-                    HTTPStatus.SERVICE_UNAVAILABLE,
-                    "too_many_connections",
-                    f"The server has its {self._limits.max_connections} connections; try later.",
-                )
-            )
 
     def data_received(self, data: bytes) -> None:
         now = self._heard = self.loop.time()
@@ -125,6 +128,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._begin(Reading.HEADER, now)
         self._bytes += len(data)
         self._idle_bytes += len(data)
+        self._body_pace.moved(now, len(data))
         try:
             self._feed(data)
             self._check_unparsed()
@@ -161,15 +165,15 @@ class LimitedProtocol(HttpToolsProtocol):
         """Bytes that the parser keeps for itself count like those that it has handed on."""
         limit = self._limits.max_header_bytes
         if self._reading is Reading.HEADER and self._bytes > limit:
-            raise _header_too_large(limit)
+            raise header_too_large(limit)
         if self._reading is Reading.BODY and self._idle_bytes > limit:
-            raise _malformed("The framing of the body is too large.")
+            raise malformed("The framing of the body is too large.")
 
     # --- events of the parser; what they raise comes back from `feed_data`
 
     def on_message_begin(self) -> None:
         if len(self.pipeline) >= MAX_PIPELINED:
-            raise _malformed(f"More than {MAX_PIPELINED} requests were sent ahead.")
+            raise malformed(f"More than {MAX_PIPELINED} requests were sent ahead.")
         if self._reading is not Reading.HEADER:
             self._begin(Reading.HEADER, self._heard)
         self._header_bytes = 0
@@ -178,34 +182,33 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_url(self, url: bytes) -> None:
         super().on_url(url)
         if len(self.url) > MAX_URL_BYTES:
-            raise Refused(
-                HTTPStatus.REQUEST_URI_TOO_LONG,
-                "url_too_long",
-                f"The URL is longer than {MAX_URL_BYTES} bytes.",
-            )
+            raise url_too_long()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         super().on_header(name, value)
         self._header_bytes += len(name) + len(value) + 4
         limit = self._limits.max_header_bytes
         if self._header_bytes > limit or len(self.headers) > MAX_HEADERS:
-            raise _header_too_large(limit)
+            raise header_too_large(limit)
 
     def on_headers_complete(self) -> None:
         if self.parser.should_upgrade():
             if self.parser.get_method() == b"CONNECT":
-                raise _malformed("This is not a proxy.")
+                raise malformed("This is not a proxy.")
             return  # it will be parsed again, see `_feed`
         hosts = sum(name == b"host" for name, _ in self.headers)
         if hosts > 1 or (hosts == 0 and self.parser.get_http_version() == "1.1"):
-            raise _malformed("A request names one Host.")
+            raise malformed("A request names one Host.")
         self._begin(Reading.BODY, self._heard)
         super().on_headers_complete()
-        self._unanswered.append(self.cycle)
+        self._unanswered.append(Unanswered(self.cycle))
         self.cycle.transport = cast(asyncio.Transport, _GentleTransport(self))
 
     def on_body(self, body: bytes) -> None:
         self._idle_bytes = 0
+        if not self.cycle.response_complete:
+            self._occupancy.hold(len(body))
+            self._unanswered[-1].body_bytes += len(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -216,11 +219,12 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _begin(self, part: Reading, now: float) -> None:
         self._reading, self._since, self._bytes, self._idle_bytes = part, now, 0, 0
+        self._body_pace.begin(now)
 
     # --- the end of a request, and of the connection
 
     def on_response_complete(self) -> None:
-        self._unanswered.popleft()
+        self._occupancy.release(self._unanswered.popleft().body_bytes)
         self._served = True
         if self._reading is not Reading.HEADER:
             # idle from here on, or the rest of a body that nobody waits for
@@ -234,7 +238,7 @@ class LimitedProtocol(HttpToolsProtocol):
         log.warning("request_refused", code=refused.code, reason=str(refused))
         self._limits.on_refused(refused.code)
         if self._may_answer():
-            self.transport.write(_response(refused))
+            self.write_counted(refusal_bytes(refused))
         self._linger()
 
     def _may_answer(self) -> bool:
@@ -253,13 +257,19 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._tell_gone()
+        self._occupancy.release(sum(request.body_bytes for request in self._unanswered))
+        self._unanswered.clear()
+        if self._place is None:
+            self._occupancy.refused -= 1
+        else:
+            self._occupancy.leave(self._place)
         super().connection_lost(exc)
 
     def _tell_gone(self) -> None:
         """Whoever works for this connection may stop; uvicorn tells the latest request only."""
-        for cycle in self._unanswered:
-            cycle.disconnected = True
-            cycle.message_event.set()
+        for request in self._unanswered:
+            request.cycle.disconnected = True
+            request.cycle.message_event.set()
 
     def _linger(self) -> None:
         self._is_closing = True
@@ -274,8 +284,8 @@ class LimitedProtocol(HttpToolsProtocol):
     # --- time
 
     def sweep(self, now: float) -> None:
-        """Called about once per second: end what takes too long."""
-        if self._is_stuck(now):
+        """Called every half second: end what takes too long."""
+        if self._is_stuck(now) or self._has_left():
             self.transport.abort()
         elif self._is_closing or self._is_discarding():
             if now - self._since > LINGER_S:
@@ -286,33 +296,37 @@ class LimitedProtocol(HttpToolsProtocol):
             )
             if not self._unanswered and now - self._since > patience_s:
                 self.transport.close()
-        elif not self.flow.read_paused and self._is_late(now):
-            self.refuse(
-                Refused(
-                    HTTPStatus.REQUEST_TIMEOUT,
-                    "request_timeout",
-                    f"The {self._reading.value} of the request did not arrive in time.",
-                )
-            )
+        elif self._reading is Reading.HEADER:
+            if not self.flow.read_paused and now - self._since > self._limits.header_timeout_s:
+                self.refuse(too_slow("header", self._limits.header_timeout_s))
+        elif self.flow.read_paused or len(self._unanswered) > 1:
+            self._body_pace.begin(now)  # it is we who do not read on
+        elif self._body_pace.is_lost(now):
+            self.refuse(too_slow("body", self._limits.body_timeout_s))
+
+    def write_counted(self, data: bytes) -> None:
+        self._written += len(data)
+        self.transport.write(data)
 
     def _is_stuck(self, now: float) -> bool:
-        """Whether the client has stopped reading what was sent to it."""
+        """Whether the client has stopped taking what was sent to it, or nearly so."""
         unsent = self.transport.get_write_buffer_size()
-        if unsent == 0 or unsent != self._unsent:
-            self._unsent, self._moved = unsent, now
-        return now - self._moved > self._limits.body_timeout_s
+        if unsent == 0:  # what the kernel still has is no memory of ours
+            self._answer_pace.begin(now)
+            self._taken = self._written
+            return False
+        taken = self._written - unsent - bytes_in_kernel(self.transport)
+        self._answer_pace.moved(now, max(0, taken - self._taken))
+        self._taken = taken
+        return self._answer_pace.is_lost(now)
+
+    def _has_left(self) -> bool:
+        """Whether the client closed while nothing is read, which nobody else would notice."""
+        is_waiting = self.flow.read_paused and self._unanswered
+        return bool(is_waiting) and is_closed_by_peer(self.transport)
 
     def _is_discarding(self) -> bool:
         return self._reading is Reading.BODY and self.cycle.response_complete
-
-    def _is_late(self, now: float) -> bool:
-        if self._reading is Reading.HEADER:
-            return now - self._since > self._limits.header_timeout_s
-        if len(self._unanswered) > 1:  # not read on purpose: an earlier request is being served
-            return False
-        patience_s = self._limits.body_timeout_s
-        earned_s = self._bytes / MIN_BODY_BYTES_PER_S
-        return now - self._heard > patience_s or now - self._since > patience_s + earned_s
 
 
 class _GentleTransport:
@@ -320,35 +334,14 @@ class _GentleTransport:
 
     def __init__(self, protocol: LimitedProtocol) -> None:
         self._protocol = protocol
-        self.write = protocol.transport.write
         self.is_closing = protocol.transport.is_closing
         self.close = protocol.close_gently
 
-
-def _malformed(message: str) -> Refused:
-    return Refused(HTTPStatus.BAD_REQUEST, "bad_request", message)
-
-
-def _header_too_large(limit: int) -> Refused:
-    return Refused(
-        HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
-        "header_too_large",
-        f"The request header has more than {limit} bytes or {MAX_HEADERS} fields.",
-    )
+    def write(self, data: bytes) -> None:
+        self._protocol.write_counted(data)
 
 
 def _as_refused(error: httptools.HttpParserError) -> Refused:
     """Our own refusal comes back wrapped; everything else is malformed HTTP."""
     cause = error.__context__
-    return cause if isinstance(cause, Refused) else _malformed("This is not valid HTTP/1.1.")
-
-
-def _response(refused: Refused) -> bytes:
-    body = failure_bytes(refused.code, str(refused), str(uuid.uuid4()))
-    retry = "retry-after: 1\r\n" if refused.status is HTTPStatus.SERVICE_UNAVAILABLE else ""
-    head = (
-        f"HTTP/1.1 {refused.status.value} {refused.status.phrase}\r\n"
-        f"content-type: application/json\r\ncontent-length: {len(body)}\r\n{retry}"
-        "x-content-type-options: nosniff\r\ncache-control: no-store\r\nconnection: close\r\n\r\n"
-    )
-    return head.encode("ascii") + body
+    return cause if isinstance(cause, Refused) else malformed("This is not valid HTTP/1.1.")

@@ -106,6 +106,12 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(
         default=8 * 2**20, ge=1024, le=2**30, description="Largest request body, in bytes."
     )
+    max_held_body_bytes: int = Field(
+        default=256 * 2**20,
+        ge=1024,
+        le=9_000_000_000,
+        description="Most bytes of request bodies that all requests together hold until answered.",
+    )
     max_header_bytes: int = Field(
         default=32 * 2**10, ge=1024, le=2**20, description="Largest request header, in bytes."
     )
@@ -115,11 +121,27 @@ class Settings(BaseSettings):
     body_timeout_s: float = Field(
         default=10.0, gt=0, le=600, description="Longest pause while sending a body, in seconds."
     )
+    answer_timeout_s: float = Field(
+        default=30.0, gt=0, le=3600, description="Longest pause while taking an answer, in seconds."
+    )
     keep_alive_s: float = Field(
         default=30.0, gt=0, le=3600, description="Idle time of a connection, in seconds."
     )
+    client_silence_s: float = Field(
+        default=30.0,
+        ge=4,
+        le=7200,
+        description="Silence after which a client is taken to be cut off from the network, in "
+        "seconds.",
+    )
     max_connections: int = Field(
         default=1000, ge=1, le=100_000, description="Most connections at the same time."
+    )
+    max_connections_per_client: int = Field(
+        default=0,
+        ge=0,
+        le=100_000,
+        description="Most of them from one address, IPv6 /64 as one; 0: any, as behind a proxy.",
     )
 
     allowed_hosts: str = Field(
@@ -178,6 +200,15 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"MAX_REQUEST_ITEMS ({self.max_request_items}) must not exceed MAX_QUEUE_ITEMS "
                 f"({self.max_queue_items}): such a request could never be admitted"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _body_fits_what_is_held(self) -> Self:
+        if self.max_body_bytes > self.max_held_body_bytes:
+            raise ValueError(
+                f"MAX_BODY_BYTES ({self.max_body_bytes}) must not exceed MAX_HELD_BODY_BYTES "
+                f"({self.max_held_body_bytes}): such a body could never be taken"
             )
         return self
 

@@ -67,6 +67,7 @@ class Metrics:
         self._cpu_budget = self._gauge("inference_cpu_budget_threads", "Threads to share.")
         self._cpu_leased = self._gauge("inference_cpu_leased_threads", "Threads leased out.")
         self._declare_reuse_series()
+        self._connections = self._gauge("inference_connections", "Connections being served.")
         self._versions: dict[Version, str] = {}
 
     def _declare_worker_series(self) -> None:
@@ -194,6 +195,9 @@ class Metrics:
     def cpu(self, budget: int, leased: int) -> None:
         self._cpu_budget.set(budget)
         self._cpu_leased.set(leased)
+
+    def connections(self, count: int) -> None:
+        self._connections.set(count)
 
     def render(self) -> bytes:
         """Prometheus text."""

@@ -108,6 +108,7 @@ class FixedModels:
 class CountingMetrics:
     def __init__(self) -> None:
         self.rejected: list[str] = []
+        self.connections = 0
 
     def render(self) -> bytes:
         return b"requests_total 3.0\n"
@@ -117,6 +118,9 @@ class CountingMetrics:
 
     def observe_rejected(self, code: str) -> None:
         self.rejected.append(code)
+
+    def note_connections(self, count: int) -> None:
+        self.connections = count
 
 
 READY = Readiness(True, True, False, {"echo:v1": {"state": "ready"}})
@@ -174,9 +178,12 @@ async def serving(services: FakeServices | None = None, **changes: Any) -> Async
     chosen = settings(**changes)
     app = build_app(services, chosen)
     server = build_server(
-        app, chosen, on_refused=lambda code: services.metrics.observe_rejected(code)
+        app,
+        chosen,
+        on_refused=lambda code: services.metrics.observe_rejected(code),
+        on_connections=lambda count: services.metrics.note_connections(count),
     )
-    listener = open_socket("127.0.0.1", 0)
+    listener = open_socket("127.0.0.1", 0, silence_s=chosen.client_silence_s)
     task = asyncio.create_task(server.serve(sockets=[listener]))
     while not server.started:
         await asyncio.sleep(0)

@@ -310,7 +310,7 @@ async def test_slow_work_is_not_mistaken_for_a_slow_client():
 async def test_client_that_stops_reading_is_dropped():
     """Its answer would fill our memory for as long as it likes."""
     body = json.dumps({"text": "a" * 4_000_000}).encode()
-    async with serving(max_text_chars=10**7, body_timeout_s=0.3) as running:
+    async with serving(max_text_chars=10**7, answer_timeout_s=0.3) as running:
         client = socket.socket()
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.setblocking(False)
