@@ -49,6 +49,8 @@ class WrongMethod(CallerError):
     code = "method_not_allowed"
 
 
+_TOLD = (_Bug, PoisonInput)  # of those with status 500; their text gives nothing away
+
 STATUS: dict[type[ServingError], int] = {
     ServingError: 500,
     CallerError: 400,
@@ -86,7 +88,7 @@ def headers_of(error: ServingError) -> dict[str, str]:
 
 def shown_to_caller(error: ServingError) -> ServingError:
     """The error itself, or, for a fault of ours, one that tells nothing; the log has the rest."""
-    if status_of(error) != 500 or isinstance(error, _Bug):
+    if status_of(error) != 500 or isinstance(error, _TOLD):
         return error
     log.error("request_failed", exc_info=error)
     return ServingError(_INTERNAL)

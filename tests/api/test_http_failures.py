@@ -14,6 +14,7 @@ from app.core.errors import (
     ModelNotFound,
     ModelUnavailable,
     Overloaded,
+    PoisonInput,
     ServingError,
     WorkerLost,
 )
@@ -88,6 +89,15 @@ async def test_our_fault_tells_the_log_and_not_the_caller(service: EchoService):
     assert isinstance(
         next(line for line in lines if line["event"] == "request_failed")["exc_info"], Exception
     )
+
+
+@pytest.mark.parametrize("path", ["/infer", "/infer/batch"])
+async def test_poison_is_told_by_name(path):
+    response = await _post(FailsEach(PoisonInput()), path)
+    body = response.json()
+    error = body["error"] if path == "/infer" else body["results"][0]["error"]
+    assert error["code"] == "poison_input"
+    assert "ended twice" in error["message"]
 
 
 async def test_our_fault_in_one_entry_tells_its_caller_nothing_either():
