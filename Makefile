@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
 .PHONY: help run hub test test-hub test-hub-full check lint types fmt eval eval-hub bench bench-hub \
-	soak lock clean
+	soak chaos lock clean
 
 help:  ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -53,6 +53,9 @@ bench: $(VENV)/.test  ## Measure speed beside the bare engines, print the tables
 
 bench-hub: $(VENV)/.hub $(VENV)/.test  ## The named checkpoints at full size beside transformers
 	$(BIN)/python -m benchmarks.hub
+
+chaos: $(VENV)/.test  ## Ten minutes of load while workers are killed, stopped and poisoned
+	$(BIN)/python -m benchmarks.chaos
 
 soak: $(VENV)/.test  ## 64 clients on all models for a minute, workers killed in turn
 	$(BIN)/python -m benchmarks.soak --seconds 60

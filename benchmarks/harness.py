@@ -7,7 +7,11 @@ import statistics
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import yaml
+
+from app.models.catalog import profile_path
 from tests.e2e.serving import READY_S, ServerProcess
 
 WORDS = (
@@ -16,6 +20,24 @@ WORDS = (
     "movie had good actors story felt weak music too loud ending made me cry would not buy again "
     "room smelled clean bed hard breakfast fresh coffee cold parking free view nice happy with it"
 ).split()
+
+
+def embedded_catalog() -> dict[str, Any]:
+    """The embedded profile's, for a file that lies elsewhere."""
+    path = profile_path("embedded")
+    catalog: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    files = [artefact["files"] for artefact in catalog["artefacts"].values()]
+    files += [
+        version["task_files"]
+        for versions in catalog["models"].values()
+        for version in versions.values()
+        if "task_files" in version
+    ]
+    for file in (file for by_role in files for file in by_role.values()):
+        relative = file["source"].removeprefix("file://")
+        if relative != file["source"]:
+            file["source"] = f"file://{(path.parent / relative).resolve()}"
+    return catalog
 
 
 @contextlib.contextmanager
