@@ -144,12 +144,16 @@ class InferenceService:
         if deployment.draws(parameters):
             return submit(limit_ms)
         key = key_of_work(deployment.spec.key, parameters, request.text, request.inputs)
-        return self._reuse(deployment.spec, key, limit_ms, submit)
+        return self._reuse(deployment.spec, key, asker, limit_ms, submit)
 
     def _reuse(
-        self, spec: ModelSpec, key: bytes, limit_ms: float, submit: Submit
+        self, spec: ModelSpec, key: bytes, asker: Asker, limit_ms: float, submit: Submit
     ) -> "asyncio.Future[Outcome]":
-        """An answer that is kept, or work in flight, or work that begins now."""
+        """An answer that is kept, or work in flight, or work that begins now.
+
+        Work is shared by those who take turns together: else a single text would wait behind all
+        of another caller's, or of a worse class, for being among them.
+        """
         cache = self._cache if spec.cache else None
         if cache is not None:
             kept = cache.get(key)
@@ -157,9 +161,10 @@ class InferenceService:
             if kept is not None:
                 return _settled(kept)
             submit = _keeping(submit, cache, key)
-        if self._shared.is_in_flight(key):
+        in_turn = (key, asker)
+        if self._shared.is_in_flight(in_turn):
             self._metrics.shared(spec.name, spec.version)
-        return self._shared.join(key, limit_ms, submit)
+        return self._shared.join(in_turn, limit_ms, submit)
 
     def _check_length(self, text: str) -> None:
         if len(text) > self._max_text_chars:

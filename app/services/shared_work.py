@@ -12,7 +12,7 @@ nobody. It ends with its outcome, or when the last waiter has left.
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from contextvars import Context, copy_context
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -71,7 +71,7 @@ class _Waiter:
 class _Work:
     """What is being computed. owner: under whose deadline, though he may have left."""
 
-    key: bytes
+    key: Hashable
     outcome: Wait
     deadline: float
     waiters: dict[_Waiter, None]  # in the order of their coming
@@ -84,12 +84,12 @@ class SharedWork:
     def __init__(self, clock: Clock, later: Later = call_later) -> None:
         self._clock = clock
         self._later = later
-        self._in_flight: dict[bytes, _Work] = {}
+        self._in_flight: dict[Hashable, _Work] = {}
 
-    def is_in_flight(self, key: bytes) -> bool:
+    def is_in_flight(self, key: Hashable) -> bool:
         return key in self._in_flight
 
-    def join(self, key: bytes, timeout_ms: float, submit: Submit) -> Wait:
+    def join(self, key: Hashable, timeout_ms: float, submit: Submit) -> Wait:
         """The caller's own outcome to be; cancelling it is leaving.
 
         Raises what `submit` raises where the work has to begin.
@@ -110,7 +110,7 @@ class SharedWork:
         outcome.add_done_callback(lambda _: self._on_left(waiter))
         return outcome
 
-    def _begin(self, key: bytes, outcome: Wait, deadline: float) -> _Work:
+    def _begin(self, key: Hashable, outcome: Wait, deadline: float) -> _Work:
         work = self._in_flight[key] = _Work(key, outcome, deadline, {})
         outcome.add_done_callback(lambda _: self._on_end(work))
         return work
@@ -139,7 +139,7 @@ class SharedWork:
         if going_on:
             self._go_on(work.key, going_on)
 
-    def _go_on(self, key: bytes, waiters: list[_Waiter]) -> None:
+    def _go_on(self, key: Hashable, waiters: list[_Waiter]) -> None:
         owner = max(waiters, key=lambda waiter: waiter.deadline)
         left_ms = (owner.deadline - self._clock.now()) * 1000
         try:

@@ -6,7 +6,7 @@ import pytest
 
 from app.core.errors import InputTooLong, Overloaded
 from app.core.metrics import Metrics
-from app.core.types import Answer, Asker, Done, Failed, Outcome, Priority, Timings, Usage
+from app.core.types import NOBODY, Answer, Asker, Done, Failed, Outcome, Priority, Timings, Usage
 from app.models.registry import Registry
 from app.services.inference_service import InferenceRequest, InferenceService
 from app.services.response_cache import ResponseCache
@@ -39,9 +39,15 @@ class Bench:
             cache=ResponseCache(cache_bytes, self.metrics.cache_changed) if cache_bytes else None,
         )
 
-    async def begin(self, *requests: InferenceRequest, timeout_ms: float | None = None):
+    async def begin(
+        self,
+        *requests: InferenceRequest,
+        timeout_ms: float | None = None,
+        asker: Asker = NOBODY,
+    ):
         """The call, waiting for its answers."""
-        call = asyncio.create_task(self.service.infer(requests, timeout_ms=timeout_ms))
+        infer = self.service.infer(requests, timeout_ms=timeout_ms, asker=asker)
+        call = asyncio.create_task(infer)
         await settle_tasks()
         return call
 
@@ -244,6 +250,16 @@ async def test_equal_inputs_in_flight_are_computed_once_and_take_one_permit(benc
     values = [result.outcome.answer.value for result in await first + await second]
     assert values == ["good", "good", "bad"]
     assert bench.of("sentiment:v1")["shared"] == 1
+
+
+async def test_equal_inputs_of_those_who_take_turns_apart_are_computed_apart(bench):
+    """Else a single text would wait where an equal one stands among another's ten thousand."""
+    askers = [Asker("a", Priority.BATCH), Asker("b", Priority.BATCH), Asker("a", Priority.NORMAL)]
+    for asker in askers:
+        await bench.begin(InferenceRequest("a"), asker=asker)
+
+    assert len(bench.minilm.submitted) == 3
+    assert bench.of("sentiment:v1")["shared"] == 0
 
 
 @pytest.mark.parametrize(
