@@ -22,8 +22,8 @@ WORDS = (
 ).split()
 
 
-def embedded_catalog() -> dict[str, Any]:
-    """The embedded profile's, for a file that lies elsewhere."""
+def embedded_catalog(timeout_ms: int | None = None) -> dict[str, Any]:
+    """The embedded profile's, for a file that lies elsewhere; with other deadlines, if given."""
     path = profile_path("embedded")
     catalog: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     files = [artefact["files"] for artefact in catalog["artefacts"].values()]
@@ -37,6 +37,9 @@ def embedded_catalog() -> dict[str, Any]:
         relative = file["source"].removeprefix("file://")
         if relative != file["source"]:
             file["source"] = f"file://{(path.parent / relative).resolve()}"
+    for versions in catalog["models"].values():
+        for version in versions.values():
+            version["default_timeout_ms"] = timeout_ms or version["default_timeout_ms"]
     return catalog
 
 
