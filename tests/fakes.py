@@ -20,7 +20,8 @@ from app.tasks.base import Prepared
 from app.tasks.catalogue import task_kinds
 from app.workers.lease import LeaseClient
 from app.workers.messages import AskThreads, ItemDone, ItemFailed, Load, ReturnThreads
-from app.workers.supervisor import ServingState, Status, Supervisor
+from app.workers.status import ServingState, Status
+from app.workers.supervisor import Supervisor
 
 ENDLESS = 4000
 GUARD_S = 20.0  # a hang becomes a failure; nothing ever waits this long

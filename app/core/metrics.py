@@ -174,9 +174,12 @@ class Metrics:
         self._real_tokens.labels(worker).inc(real)
         self._padded_tokens.labels(worker).inc(padded)
 
-    def worker_beat(self, worker: str, waiting_rows: int, items: int, resident_bytes: int) -> None:
+    def watch_items(self, worker: str, count: Callable[[], int]) -> None:
+        """count: inputs that are owed by the worker or its successor; asked at every scrape."""
+        self._queue_items.labels(worker).set_function(count)
+
+    def worker_beat(self, worker: str, waiting_rows: int, resident_bytes: int) -> None:
         self._queue_rows.labels(worker).set(waiting_rows)
-        self._queue_items.labels(worker).set(items)
         self._resident.labels(worker).set(resident_bytes)
 
     def worker_loaded(self, worker: str, load_s: float) -> None:
@@ -187,7 +190,7 @@ class Metrics:
         self._restarts.labels(worker).inc()
 
     def worker_gone(self, worker: str) -> None:
-        self.worker_beat(worker, 0, 0, 0)
+        self.worker_beat(worker, 0, 0)
 
     def version_ready(self, model: str, version: str, is_ready: bool) -> None:
         self._version_ready.labels(model, version).set(is_ready)

@@ -17,7 +17,8 @@ from app.models.preparation import Stores, is_at_hand, may_ask, prepare, seek
 from app.models.registry import Deployment, Registry
 from app.models.spec import ModelSpec
 from app.workers.cpu import CpuBudget
-from app.workers.supervisor import Preparation, ServingState, Supervisor, SupervisorLimits
+from app.workers.status import ServingState
+from app.workers.supervisor import Preparation, Supervisor, SupervisorLimits
 from app.workers.turns import LoadingTurns
 from app.workers.watchdog import WatchLimits
 

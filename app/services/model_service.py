@@ -5,7 +5,7 @@ from typing import Any
 
 from app.models.registry import Deployment, Registry
 from app.models.spec import Checkpoint
-from app.workers.supervisor import ServingState
+from app.workers.status import ServingState
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,6 @@ import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -26,39 +25,11 @@ from app.workers.crashes import Crashes
 from app.workers.desk import Desk
 from app.workers.handle import WORKER_COMMAND, WorkerHandle
 from app.workers.messages import Beat, ItemDone, ItemFailed, Load, Started
+from app.workers.status import ServingState, Status
 from app.workers.turns import LoadingTurns
 from app.workers.watchdog import CHECK_S, Watchdog, WatchLimits
 
 log = structlog.get_logger()
-
-
-class ServingState(StrEnum):
-    """What `/models` and readiness say of a version."""
-
-    LOADING = "loading"  #: files are fetched, weights are read
-    READY = "ready"  #: takes requests
-    STUCK = "stuck"  #: the worker does not move; it is being ended
-    RESTARTING = "restarting"  #: the worker ended; a new one is on its way
-    FAILED = "failed"  #: given up; `reason` says why
-    STOPPING = "stopping"  #: the server is going down
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """A worker as people see it. next_start: when the next one is tried, while restarting."""
-
-    state: ServingState = ServingState.LOADING
-    reason: str = ""
-    next_start: datetime | None = None
-    pid: int | None = None
-    load_s: float | None = None
-    restarts: int = 0
-    resident_bytes: int = 0
-    waiting_rows: int = 0
-    max_tokens: int | None = None
-    calibration: dict[str, Any] = field(default_factory=dict)
-    artefact: dict[str, Any] = field(default_factory=dict)
-    signature: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +86,7 @@ class Supervisor:
         self._on_change = on_change
         self._command = command
         self._desk = Desk(name, limits.max_queue_items, clock)
+        metrics.watch_items(name, lambda: self.unanswered)
         self._crashes = Crashes(limits.max_crashes)
         self._handle: WorkerHandle | None = None
         self._watchdog = Watchdog(limits.watch, clock.now())
@@ -215,7 +187,7 @@ class Supervisor:
         )
         if beat.backlog_ms is not None:
             self._desk.note_backlog(beat.backlog_ms)
-        self._metrics.worker_beat(self.name, beat.waiting, self.unanswered, beat.resident_bytes)
+        self._metrics.worker_beat(self.name, beat.waiting, beat.resident_bytes)
         for batch in beat.batches:
             self._metrics.batch_ran(
                 self.name,

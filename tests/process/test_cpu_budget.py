@@ -9,7 +9,7 @@ from itertools import groupby
 
 from app.core.errors import ModelUnavailable
 from app.core.types import Done
-from app.workers.supervisor import ServingState
+from app.workers.status import ServingState
 from tests.process.workers import SupervisorBench, ask, eventually, load
 
 BUDGET = 2

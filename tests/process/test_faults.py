@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from app.core.parameters import resolve
 from app.core.types import Failed
 from app.tasks.catalogue import task_info
-from app.workers.supervisor import ServingState
+from app.workers.status import ServingState
 from app.workers.watchdog import WatchLimits
 from tests.process.workers import (
     VERSION,

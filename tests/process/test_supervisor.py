@@ -8,7 +8,7 @@ import pytest
 
 from app.core.clock import MonotonicClock
 from app.core.errors import DeadlineExceeded, FileUnavailable, ModelUnavailable
-from app.workers.supervisor import ServingState
+from app.workers.status import ServingState
 from tests.process.workers import (
     LOAD_S,
     VERSION,
@@ -71,6 +71,8 @@ async def test_deadline_and_departure_of_what_is_held_while_restarting(supervise
     os.kill(watched.supervisor.status.pid, signal.SIGKILL)
     await watched.until(ServingState.RESTARTING)
     leaves = watched.supervisor.submit(VERSION, "leaves", {"truncate": False}, 30_000)
+    held = supervised.metrics.registry.get_sample_value("inference_queue_items", {"worker": "echo"})
+    assert held == 1
     late = await ask(watched.supervisor, "late", timeout_ms=50)
     assert isinstance(error_of(late), DeadlineExceeded)
     leaves.cancel()

@@ -30,7 +30,8 @@ from app.workers.messages import (
     Loaded,
     Started,
 )
-from app.workers.supervisor import Preparation, ServingState, Supervisor, SupervisorLimits
+from app.workers.status import ServingState
+from app.workers.supervisor import Preparation, Supervisor, SupervisorLimits
 from app.workers.turns import LoadingTurns
 from app.workers.watchdog import WatchLimits
 from tests.fakes import a_load

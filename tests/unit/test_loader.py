@@ -23,7 +23,8 @@ from app.models.spec import Artefact, Checkpoint, ModelFile, ModelSpec
 from app.models.store import ModelStore
 from app.preparing.plan.files import Listing
 from app.workers.messages import HostedVersion, Load
-from app.workers.supervisor import Preparation, ServingState
+from app.workers.status import ServingState
+from app.workers.supervisor import Preparation
 from tests.fakes import GUARD_S, a_spec, until
 
 HEAD = ModelFile("head", "file://head.json", "1" * 64, 10)

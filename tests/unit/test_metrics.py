@@ -90,14 +90,16 @@ def test_batches_belong_to_the_worker_that_its_versions_share(metrics):
 
 
 def test_a_beat_shows_the_worker_as_it_is_and_its_end_empties_it(metrics):
-    metrics.worker_beat("minilm", waiting_rows=12, items=3, resident_bytes=10**8)
+    metrics.watch_items("minilm", lambda: 3)
+    metrics.worker_beat("minilm", waiting_rows=12, resident_bytes=10**8)
     worker = of(metrics)["worker"]
     assert (worker["queue_rows"], worker["queue_items"]) == (12, 3)
     assert worker["resident_bytes"] == 10**8
 
     metrics.worker_gone("minilm")
     worker = of(metrics)["worker"]
-    assert (worker["queue_rows"], worker["queue_items"], worker["resident_bytes"]) == (0, 0, 0)
+    # What is held for the next one still waits.
+    assert (worker["queue_rows"], worker["queue_items"], worker["resident_bytes"]) == (0, 3, 0)
 
 
 def test_restarts_are_counted_from_the_second_start_on(metrics):

@@ -6,7 +6,7 @@ import pytest
 
 from app.models.registry import Registry
 from app.services.model_service import ModelService
-from app.workers.supervisor import ServingState, Status
+from app.workers.status import ServingState, Status
 from tests.fakes import AnswersWhenTold, a_deployment, a_spec
 
 

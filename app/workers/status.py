@@ -1,0 +1,35 @@
+"""A worker as people see it, in `/models`, health and readiness."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+
+class ServingState(StrEnum):
+    """What `/models` and readiness say of a version."""
+
+    LOADING = "loading"  #: files are fetched, weights are read
+    READY = "ready"  #: takes requests
+    STUCK = "stuck"  #: the worker does not move; it is being ended
+    RESTARTING = "restarting"  #: the worker ended; a new one is on its way
+    FAILED = "failed"  #: given up; `reason` says why
+    STOPPING = "stopping"  #: the server is going down
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A worker as people see it. next_start: when the next one is tried, while restarting."""
+
+    state: ServingState = ServingState.LOADING
+    reason: str = ""
+    next_start: datetime | None = None
+    pid: int | None = None
+    load_s: float | None = None
+    restarts: int = 0
+    resident_bytes: int = 0
+    waiting_rows: int = 0
+    max_tokens: int | None = None
+    calibration: dict[str, Any] = field(default_factory=dict)
+    artefact: dict[str, Any] = field(default_factory=dict)
+    signature: dict[str, Any] = field(default_factory=dict)
