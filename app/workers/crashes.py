@@ -1,9 +1,11 @@
 """How often a worker ended by itself, and what follows: how long to wait, when to give up.
 
 A crash that an item is to blame for says nothing about a worker that has answered others: else a
-caller could take a version down for good with a handful of poison. Of one that never answered
-anything, every crash counts.
+caller could take a version down for good with a handful of poison; nor does one of a trial, which
+looks for the one to blame. Of a worker that never answered anything, every crash counts.
 """
+
+from app.workers.ledger import Verdict
 
 FIRST_PAUSE_S = 0.25
 LONGEST_PAUSE_S = 30.0
@@ -17,14 +19,13 @@ class Crashes:
         self._most = most
         self._has_ever_answered = False
 
-    def note(self, *, has_answered: bool, has_culprit: bool) -> None:
-        """A process ended. has_answered: it had answered something. has_culprit: an item is to
-        blame, for this crash and for the one that made it suspect."""
+    def note(self, verdict: Verdict, *, has_answered: bool) -> None:
+        """A process ended. has_answered: it had answered something."""
         if has_answered:
             self._has_ever_answered = True
             self.in_a_row = 0
-        if has_culprit and self._has_ever_answered:
-            self.in_a_row = max(0, self.in_a_row - 1)
+        if verdict.by_trial and self._has_ever_answered:
+            self.in_a_row = max(0, self.in_a_row - verdict.explained)
         else:
             self.in_a_row += 1
 

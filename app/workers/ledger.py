@@ -9,12 +9,14 @@ try every order of events. An item is
      '-----+----------'                       when the worker dies
 
 held: no worker takes it yet. suspect: it was running when a worker died (or nothing was known to
-run, or it is the second worker to die with it inside), and is run again with nothing beside it,
-so that poison takes nobody with it. On trial: that is happening; nothing else is sent meanwhile.
-Whose trial ends with another death is refused as poison.
+run, or it is the second worker to die with it inside). Suspects are tried in groups, each with
+nothing else in the worker; nothing else is sent meanwhile. A group whose worker lives has its
+answers; one whose worker dies is tried again in smaller groups. Who is alone when it dies again is
+refused as poison: it takes nobody with it.
 """
 
-from collections.abc import Callable, Collection, Iterable
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -27,7 +29,8 @@ from app.workers.messages import ItemDone, ItemFailed, WireItem
 
 log = structlog.get_logger()
 
-MOST_TRIALS = 2  # of an item that no worker was known to run when it died
+PARTS = 4  # of a group that died; docs/faults.md says why not 2 or 32
+MOST_TRIALS = 2  # alone, of an item that no worker was known to run when it died
 
 
 class Taker(Protocol):
@@ -45,8 +48,19 @@ class Owed:
     item: WireItem
     deadline: float
     settle: Callable[[Outcome], None]
+    is_sent: bool = False
     deaths: int = 0  # of workers that had it
-    trials: int = 0
+    blamed: int = 0  # of those, while it ran, before it was on trial
+    trials: int = 0  # alone
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a death says of the worker. by_trial: suspects were on trial, which explains it.
+    explained: crashes before it that a convicted item explains."""
+
+    by_trial: bool = False
+    explained: int = 0
 
 
 class Ledger:
@@ -55,8 +69,8 @@ class Ledger:
     def __init__(self) -> None:
         self._owed: dict[int, Owed] = {}
         self._held: dict[int, None] = {}  # ids in the order of their arrival
-        self._suspects: dict[int, None] = {}
-        self._on_trial: int | None = None
+        self._suspects: deque[Sequence[int]] = deque()  # groups; some may not be owed any more
+        self._on_trial: set[int] = set()  # who left is in it until the worker runs nothing
         self._worker: Taker | None = None
 
     def __len__(self) -> int:
@@ -76,36 +90,63 @@ class Ledger:
         """The worker is about to be ended: nothing more is sent to it."""
         self._worker = None
 
-    def lost(self, inside: Collection[int]) -> bool:
-        """The worker died; inside: what it was running. Returns whether an item is to blame."""
+    def lost(self, inside: Collection[int]) -> Verdict:
+        """The worker died; inside: what it was running."""
         self._worker = None
-        has_culprit = False
-        back: dict[int, None] = {}
-        for owed in self._sent():
+        trial, self._on_trial = self._on_trial, set()
+        sent = [owed for owed in self._owed.values() if owed.is_sent]
+        running = set(inside) or trial or {owed.item.id for owed in sent}
+        for owed in sent:
+            owed.is_sent = False
             owed.deaths += 1
-            item_id = owed.item.id
-            if item_id == self._on_trial and (item_id in inside or owed.trials >= MOST_TRIALS):
-                has_culprit = True
-                self._convict(owed)
-            elif item_id in inside or not inside or owed.deaths > 1:
-                self._suspects[item_id] = None
-            else:
-                back[item_id] = None
+        if not trial:
+            self._suspect(sent, running)
+            return Verdict()
+        if len(sent) == 1 and running == {sent[0].item.id}:
+            return self._judge(sent[0], was_running=bool(inside))
+        self._try_later([owed for owed in sent if owed.item.id not in running], parts=1)
+        self._try_later([owed for owed in sent if owed.item.id in running])
+        return Verdict(by_trial=True)
+
+    def _suspect(self, sent: Sequence[Owed], running: Collection[int]) -> None:
+        """Nobody was on trial: who ran is tried, who waited goes to the next worker once."""
+        suspects = [owed for owed in sent if owed.item.id in running]
+        for owed in suspects:
+            owed.blamed += 1
+        others = [owed for owed in sent if owed.item.id not in running]
+        back = {owed.item.id: None for owed in others if owed.deaths == 1}
         self._held = back | self._held
-        self._on_trial = None
-        return has_culprit
+        self._try_later([owed for owed in others if owed.deaths > 1], parts=1)
+        self._try_later(suspects)
+
+    def _judge(self, owed: Owed, *, was_running: bool) -> Verdict:
+        """It was alone."""
+        owed.trials += 1
+        if not was_running and owed.trials < MOST_TRIALS:
+            self._try_later([owed])
+            return Verdict(by_trial=True)
+        log.error("poison_input", version=owed.item.version, request_id=owed.item.request_id)
+        self._settle(owed.item.id, Failed(PoisonInput()))
+        return Verdict(by_trial=True, explained=owed.blamed)
+
+    def _try_later(self, suspects: Sequence[Owed], parts: int = PARTS) -> None:
+        """After all others: those that live soon show that the worker is well."""
+        size = -(-len(suspects) // parts)
+        for at in range(0, len(suspects), size or 1):
+            self._suspects.append([owed.item.id for owed in suspects[at : at + size]])
 
     def answered(self, reply: ItemDone | ItemFailed, now: float) -> None:
         """Of an item that is not owed any more: nothing happens."""
         self._settle(reply.id, _outcome(reply))
-        if reply.id == self._on_trial:
-            self._on_trial = None
-            self._send(now)
+        self._end_trial_of({reply.id}, now)
 
     def idle(self, now: float) -> None:
-        """The worker runs nothing: a trial whose caller has left is over."""
-        if self._on_trial is not None and self._on_trial not in self._owed:
-            self._on_trial = None
+        """The worker runs nothing: for those whose callers have left, the trial is over."""
+        self._end_trial_of(self._on_trial - self._owed.keys(), now)
+
+    def _end_trial_of(self, ids: set[int], now: float) -> None:
+        if self._on_trial and ids:
+            self._on_trial -= ids
             self._send(now)
 
     def leave(self, item_id: int) -> None:
@@ -124,40 +165,33 @@ class Ledger:
                 self._withdraw(owed.item.id, error)
 
     def _send(self, now: float) -> None:
-        """The next suspect alone, or else all that is held."""
-        if self._worker is None or self._on_trial is not None:
+        """The next suspects with nobody beside them, or else all that is held."""
+        if self._worker is None or self._on_trial:
             return
-        self._drop_late(self._suspects, now)
-        self._drop_late(self._held, now)
-        if self._suspects:
-            chosen = [next(iter(self._suspects))]
-            self._on_trial = chosen[0]
-            self._owed[chosen[0]].trials += 1
-            del self._suspects[chosen[0]]
-        else:
-            chosen = list(self._held)
+        chosen: list[int] = []
+        while self._suspects and not chosen:
+            chosen = self._in_time(self._suspects.popleft(), now)
+            self._on_trial = set(chosen)
+        if not chosen:
+            chosen = self._in_time(self._held, now)
             self._held.clear()
         if chosen:
+            for item_id in chosen:
+                self._owed[item_id].is_sent = True
             self._worker.submit([_with_time_left(self._owed[item_id], now) for item_id in chosen])
 
-    def _drop_late(self, ids: Iterable[int], now: float) -> None:
-        for item_id in [i for i in ids if self._owed[i].deadline <= now]:
-            self.expire(item_id)
-
-    def _sent(self) -> list[Owed]:
-        waiting = self._held.keys() | self._suspects.keys()
-        return [owed for item_id, owed in self._owed.items() if item_id not in waiting]
-
-    def _convict(self, owed: Owed) -> None:
-        item = owed.item
-        log.error("poison_input", version=item.version, request_id=item.request_id)
-        self._settle(item.id, Failed(PoisonInput()))
+    def _in_time(self, ids: Iterable[int], now: float) -> list[int]:
+        """Those that are still owed. Whose deadline has passed is told so."""
+        owed = [self._owed[item_id] for item_id in ids if item_id in self._owed]
+        for late in [each for each in owed if each.deadline <= now]:
+            self.expire(late.item.id)
+        return [each.item.id for each in owed if each.deadline > now]
 
     def _withdraw(self, item_id: int, error: ServingError) -> None:
-        if item_id not in self._owed:
+        owed = self._owed.get(item_id)
+        if owed is None:
             return
-        was_sent = item_id not in self._held and item_id not in self._suspects
-        if was_sent and self._worker is not None:
+        if owed.is_sent and self._worker is not None:
             self._worker.cancel([item_id])
         self._settle(item_id, Failed(error))
 
@@ -165,7 +199,6 @@ class Ledger:
         owed = self._owed.pop(item_id, None)
         if owed is not None:
             self._held.pop(item_id, None)
-            self._suspects.pop(item_id, None)
             owed.settle(outcome)
 
 

@@ -24,6 +24,7 @@ from app.workers.cpu import CpuBudget
 from app.workers.crashes import Crashes
 from app.workers.desk import Desk
 from app.workers.handle import WORKER_COMMAND, WorkerHandle
+from app.workers.ledger import Verdict
 from app.workers.messages import Beat, ItemDone, ItemFailed, Load, Started
 from app.workers.status import ServingState, Status
 from app.workers.turns import LoadingTurns
@@ -90,7 +91,7 @@ class Supervisor:
         self._crashes = Crashes(limits.max_crashes)
         self._handle: WorkerHandle | None = None
         self._watchdog = Watchdog(limits.watch, clock.now())
-        self._has_culprit = False  # whether an input is to blame for the latest crash
+        self._verdict = Verdict()  # on the latest death
         self._refused: dict[str, str] = {}
         self._stopping = asyncio.Event()
 
@@ -207,7 +208,7 @@ class Supervisor:
     def on_exit(self, handle: WorkerHandle) -> None:
         self._cpu.forget(handle)
         self._metrics.worker_gone(self.name)
-        self._has_culprit = self._desk.ledger.lost(self._watchdog.inside)
+        self._verdict = self._desk.ledger.lost(self._watchdog.inside)
         self.status = replace(self.status, pid=None, resident_bytes=0, waiting_rows=0)
 
     async def _keep_alive(self, load: Load) -> None:
@@ -217,7 +218,7 @@ class Supervisor:
                 return
             reason = f"the worker {handle.exit_reason}"
             crashes = self._crashes
-            crashes.note(has_answered=handle.has_answered, has_culprit=self._has_culprit)
+            crashes.note(self._verdict, has_answered=handle.has_answered)
             log.error("worker_died", worker=self.name, reason=reason, in_a_row=crashes.in_a_row)
             if crashes.are_too_many:
                 raise CannotLoad(
