@@ -9,12 +9,14 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Protocol, assert_never
 
 import msgspec
 import structlog
 
 from app.core.errors import CannotLoad, WorkerLost, from_code
+from app.workers.deaths import Death, oom_counters, oom_kills
 from app.workers.messages import (
     AskThreads,
     Beat,
@@ -93,7 +95,12 @@ class WorkerHandle:
         self._listener = listener
         self._environment = {**environment, **CHILD_ENVIRONMENT}
         self._command = command
+        self.is_ended_from_outside = False  # once it has ended
         self._killed_because = ""
+        self._was_killed = False
+        self._resident_bytes = 0
+        self._oom_counters: tuple[Path, ...] = ()
+        self._oom_kills: tuple[int, ...] = ()
         self._process: asyncio.subprocess.Process | None = None
         self._spawning = asyncio.Lock()  # `stop` must not overlook a process that is being born
         self._wire = Wire(self._on_frames, self._on_closed)
@@ -153,6 +160,8 @@ class WorkerHandle:
             self.exit_reason = f"could not be started: {error}"
             self.state = move(self.state, WorkerState.DEAD)
             raise self._lost() from error
+        self._oom_counters = oom_counters(self._process.pid)
+        self._oom_kills = oom_kills(self._oom_counters)
         self._watch = loop.create_task(self._wait_for_exit(self._process))
         await loop.create_unix_connection(lambda: self._wire, sock=ours)
 
@@ -192,6 +201,7 @@ class WorkerHandle:
         """because: what people are told in place of the signal; the first reason counts."""
         self._killed_because = self._killed_because or because
         if self._process is not None and self._process.returncode is None:
+            self._was_killed = True
             self._process.kill()
 
     async def _wait_for_exit(self, process: asyncio.subprocess.Process) -> None:
@@ -200,6 +210,15 @@ class WorkerHandle:
             async with asyncio.timeout(CLOSED_GRACE_S):
                 await self._closed.wait()
         self.exit_reason = self._killed_because or _describe_exit(code)
+        death = Death(
+            code,
+            self._was_killed,
+            self._oom_kills,
+            oom_kills(self._oom_counters),
+            self._resident_bytes,
+            self._load.memory_limit_bytes,
+        )
+        self.is_ended_from_outside = death.is_from_outside
         self.state = move(self.state, WorkerState.DEAD)
         self._wire.close()
         if self._loaded is not None and not self._loaded.done():
@@ -238,6 +257,7 @@ class WorkerHandle:
             case ReturnThreads(threads):
                 self._listener.on_return(self, threads)
             case Beat():
+                self._resident_bytes = message.resident_bytes
                 self._listener.on_beat(self, message)
             case Loaded():
                 self._on_loaded(message)

@@ -13,6 +13,9 @@ run, or it is the second worker to die with it inside). Suspects are tried in gr
 nothing else in the worker; nothing else is sent meanwhile. A group whose worker lives has its
 answers; one whose worker dies is tried again in smaller groups. Who is alone when it dies again is
 refused as poison: it takes nobody with it.
+
+A death from outside (deaths.py) makes no suspects and repeats a trial: who ran goes to the next
+worker with everything else, up to MOST_OUTSIDE times; then such a death counts like any other.
 """
 
 from collections import deque
@@ -30,6 +33,7 @@ from app.workers.messages import ItemDone, ItemFailed, WireItem
 log = structlog.get_logger()
 
 PARTS = 4  # of a group that died; docs/faults.md says why not 2 or 32
+MOST_OUTSIDE = 3  # an item may end its process in the way that people do
 MOST_TRIALS = 2  # alone, of an item that no worker was known to run when it died
 
 
@@ -51,6 +55,7 @@ class Owed:
     is_sent: bool = False
     deaths: int = 0  # of workers that had it
     blamed: int = 0  # of those, while it ran, before it was on trial
+    outside: int = 0  # of those, from outside while it ran
     trials: int = 0  # alone
 
 
@@ -90,17 +95,24 @@ class Ledger:
         """The worker is about to be ended: nothing more is sent to it."""
         self._worker = None
 
-    def lost(self, inside: Collection[int]) -> Verdict:
-        """The worker died; inside: what it was running."""
+    def lost(self, inside: Collection[int], *, from_outside: bool = False) -> Verdict:
+        """The worker died; inside: what it was running. from_outside: nobody is to blame."""
         self._worker = None
         trial, self._on_trial = self._on_trial, set()
         sent = [owed for owed in self._owed.values() if owed.is_sent]
         running = set(inside) or trial or {owed.item.id for owed in sent}
         for owed in sent:
             owed.is_sent = False
-            owed.deaths += 1
+            if from_outside and owed.item.id in running:
+                owed.outside += 1
+            owed.deaths += not from_outside
+        if from_outside:
+            running = {i for i in running if i in self._owed and self._is_worn_out(i, trial)}
         if not trial:
             self._suspect(sent, running)
+            return Verdict()
+        if from_outside and not running:
+            self._try_again(sent)
             return Verdict()
         if len(sent) == 1 and running == {sent[0].item.id}:
             return self._judge(sent[0], was_running=bool(inside))
@@ -108,16 +120,27 @@ class Ledger:
         self._try_later([owed for owed in sent if owed.item.id in running])
         return Verdict(by_trial=True)
 
+    def _is_worn_out(self, item_id: int, trial: Collection[int]) -> bool:
+        """It was inside at so many deaths from outside that it may have caused them.
+
+        Of a trial, the deaths that made it a suspect are no proof: it takes one more.
+        """
+        return self._owed[item_id].outside >= MOST_OUTSIDE + (item_id in trial)
+
     def _suspect(self, sent: Sequence[Owed], running: Collection[int]) -> None:
         """Nobody was on trial: who ran is tried, who waited goes to the next worker once."""
         suspects = [owed for owed in sent if owed.item.id in running]
         for owed in suspects:
-            owed.blamed += 1
+            owed.blamed += max(1, owed.outside)
         others = [owed for owed in sent if owed.item.id not in running]
-        back = {owed.item.id: None for owed in others if owed.deaths == 1}
+        back = {owed.item.id: None for owed in others if owed.deaths <= 1}
         self._held = back | self._held
         self._try_later([owed for owed in others if owed.deaths > 1], parts=1)
         self._try_later(suspects)
+
+    def _try_again(self, group: Sequence[Owed]) -> None:
+        """Their trial was cut short: before all others."""
+        self._suspects.appendleft([owed.item.id for owed in group])
 
     def _judge(self, owed: Owed, *, was_running: bool) -> Verdict:
         """It was alone."""

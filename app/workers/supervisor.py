@@ -208,7 +208,9 @@ class Supervisor:
     def on_exit(self, handle: WorkerHandle) -> None:
         self._cpu.forget(handle)
         self._metrics.worker_gone(self.name)
-        self._verdict = self._desk.ledger.lost(self._watchdog.inside)
+        self._verdict = self._desk.ledger.lost(
+            self._watchdog.inside, from_outside=handle.is_ended_from_outside
+        )
         self.status = replace(self.status, pid=None, resident_bytes=0, waiting_rows=0)
 
     async def _keep_alive(self, load: Load) -> None:

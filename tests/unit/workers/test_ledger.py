@@ -61,6 +61,11 @@ class Bench:
         self.worker = None
         return self.ledger.lost(inside)
 
+    def kill(self, *inside: int) -> Verdict:
+        """From outside."""
+        self.worker = None
+        return self.ledger.lost(inside, from_outside=True)
+
     def answer(self, item_id: int) -> None:
         if self.worker is not None:
             self.worker.items.pop(item_id)
@@ -177,6 +182,53 @@ def test_poison_is_refused_after_its_second_crash_and_takes_nobody_with_it():
     assert [bench.code(i) for i in (mate, behind)] == ["ok", "ok"]
 
 
+def test_kill_from_outside_makes_no_suspects_and_everything_is_sent_again_at_once():
+    bench = Bench()
+    bench.start()
+    ids = [bench.submit() for _ in range(4)]
+    for _ in range(2):
+        assert bench.kill(*ids[:2]) == Verdict()
+        assert list(bench.start().items) == ids
+
+
+def test_kill_from_outside_during_a_trial_repeats_it_and_convicts_nobody():
+    bench = Bench()
+    bench.start()
+    suspect, behind = bench.submit(), bench.submit()
+    bench.crash(suspect)
+    for _ in range(3):
+        assert list(bench.start().items) == [suspect]
+        assert bench.kill(suspect) == Verdict()
+    assert bench.rest_in_groups() == [[suspect], [behind]]
+
+
+def test_item_that_ends_its_workers_as_people_would_is_refused_in_the_end():
+    bench = Bench()
+    bench.start()
+    poison, mate = bench.submit(), bench.submit()
+    verdicts = []
+    while poison in bench.open:
+        worker = bench.worker or bench.start()
+        if poison in worker.items:
+            verdicts.append(bench.kill(*worker.items))
+        else:
+            bench.answer(mate)
+    assert verdicts == [Verdict()] * 3 + [Verdict(by_trial=True, explained=3)]
+    assert bench.code(poison) == "poison_input"
+    assert bench.rest_in_groups() == [[mate]]
+
+
+def test_item_that_only_waits_may_do_so_through_any_number_of_kills():
+    bench = Bench()
+    bench.start()
+    waits = bench.submit()
+    for _ in range(10):
+        bench.kill(bench.submit())
+        bench.start()
+    assert waits in bench.open
+    assert bench.rest_in_groups()[0][0] == waits
+
+
 def test_where_nothing_was_known_to_run_everything_inside_is_suspect():
     """It may have died of a text that was being tokenised."""
     bench = Bench()
@@ -270,6 +322,7 @@ class Owing(RuleBasedStateMachine):
         super().__init__()
         self.bench = Bench()
         self.crashes: Counter[int] = Counter()  # of workers that were running the item
+        self.kills: Counter[int] = Counter()  # of those, from outside
         self.left: set[int] = set()
         self.expired: set[int] = set()
         self.failed: set[int] = set()
@@ -345,6 +398,18 @@ class Owing(RuleBasedStateMachine):
             assert self.bench.code(item_id) == "poison_input"
             assert sent == {item_id}, "it was blamed for a crash beside others"
             assert inside <= {item_id}, "it was blamed for what one who left still ran"
+
+    @precondition(is_up)
+    @rule()
+    def kill(self):
+        """From outside: of those who ran, only who was inside too often may be blamed."""
+        inside, before, sent = set(self.worker.running), set(self.open), set(self.worker.items)
+        self.kills.update(inside or sent)
+        self.bench.kill(*inside)
+        for item_id in before - set(self.open):
+            assert self.bench.code(item_id) == "poison_input"
+            assert self.kills[item_id] > 3
+            assert sent == {item_id} and inside <= {item_id}
 
     @precondition(lambda self: not self.is_up())
     @rule()
