@@ -5,7 +5,6 @@ holds those of `HANGS` never comes back.
 """
 
 import os
-import signal
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -27,7 +26,7 @@ class Fragile:
 
     def look_at(self, row: TokenIds) -> None:
         if _holds(row, self._kills):
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.abort()
         if _holds(row, self._hangs):
             time.sleep(3600)
 
