@@ -69,6 +69,27 @@ def warn_when_busy() -> None:
     print(f"load average {load:.2f} on {os.cpu_count()} CPUs{note}")
 
 
+class Bars:
+    """What was promised beside what was measured: a line each, and one exit status for all."""
+
+    def __init__(self) -> None:
+        self._missed = 0
+
+    def at_least(self, what: str, measured: float | None, bar: float) -> None:
+        self._judge(what, measured, f"at least {bar:g}", measured is not None and measured >= bar)
+
+    def at_most(self, what: str, measured: float | None, bar: float) -> None:
+        self._judge(what, measured, f"at most {bar:g}", measured is not None and measured <= bar)
+
+    def _judge(self, what: str, measured: float | None, bar: str, holds: bool) -> None:
+        self._missed += not holds
+        shown = "not measured" if measured is None else f"{measured:.4g}"
+        print(f"{'holds ' if holds else 'MISSED'}  {what}: {shown} ({bar})")
+
+    def exit_status(self) -> int:
+        return 1 if self._missed else 0
+
+
 def spread(values: Sequence[float]) -> str:
     """Median and range, for a table."""
     return f"{statistics.median(values):9.1f}  ({min(values):.1f} to {max(values):.1f})"

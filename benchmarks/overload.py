@@ -1,40 +1,60 @@
 """Offer several times what the server can do: does it still do its best, and refuse quickly?
 
-    python -m benchmarks.overload [--seconds 5] [--factors 3 10] [--deadline-ms 1000]
+    python -m benchmarks.overload [--seconds 10] [--factors 3 10 10] [--deadline-ms 1000]
 
 Capacity first: a closed loop of 64 callers asks `sentiment` for single texts of lognormal length.
 Then requests arrive at random (Poisson) at a multiple of that, whether or not earlier ones were
-answered. Goodput counts answers within the deadline, as the caller's clock saw it. Refusals are
-429 and 503, timed from the moment at which the request was due to be sent, so that a generator
-that falls behind makes them look slower, not faster. Prints a JSON report.
+answered: 95 % of them `normal`, of those 64 callers, the rest `interactive`, of one more. Goodput
+counts answers within the deadline, as the caller's clock saw it. Refusals are 429 and 503, timed
+from the moment at which the request was due to be sent, so that a generator that falls behind
+makes them look slower, not faster. Prints a JSON report and a verdict per bar; exits 1 when one is
+missed.
 
-The generator shares the machine with the server: `generator_lag_ms` says how late it was itself,
-and `cpus` how many CPUs each part kept busy.
+Before each phase the interactive stream runs alone, at the same rate: that is its unloaded value.
+It comes from a process of its own, so that it does not wait for the other generator. What was not
+answered in time counts as if it had taken the deadline.
+
+The generators share the machine with the server: `generator_lag_ms` says how late they were
+themselves, and `cpus` how many CPUs each part kept busy.
 """
 
 import argparse
 import asyncio
 import json
+import multiprocessing
+import os
 import random
 import statistics
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import psutil
 import uvloop
 
-from benchmarks.harness import running_server, texts_of_lognormal_length, warn_when_busy
+from benchmarks.harness import Bars, running_server, texts_of_lognormal_length, warn_when_busy
 from tests.e2e.serving import ServerProcess
 
 CALLERS = 64
-MOST_CONNECTIONS = 900  # below the server's own cap
+MOST_CONNECTIONS = 800  # with those of the interactive stream below the server's own cap
+INTERACTIVE_CONNECTIONS = 100
+INTERACTIVE_SHARE = 0.05
+TEXTS = 4096  # so many that hardly any two of a caller are equal and computed once
 TICK_S = 0.001
+HEARTBEAT_S = 1.5
+BEGINS_IN_S = 1.0  # until then both generators are connected
 REFUSALS = frozenset({429, 503})
 SEED = 7
+
+GOODPUT_BAR = 0.9  # of the peak
+REFUSAL_BAR_MS = 50
+INTERACTIVE_BAR = 2.0  # times the unloaded value
+MEMORY_BAR = 1.05  # of what it was after the first phase
 
 OnAnswer = Callable[[int, float], None]
 
@@ -47,9 +67,11 @@ class Connection(asyncio.Protocol):
         self._buffer = b""
         self._on_answer: OnAnswer | None = None
         self._write: Callable[[bytes], None] = lambda data: None
+        self.close: Callable[[], None] = lambda: None
 
     def connection_made(self, transport: Any) -> None:
         self._write = transport.write
+        self.close = transport.close
 
     def ask(self, request: bytes, on_answer: OnAnswer) -> None:
         self._on_answer = on_answer
@@ -81,6 +103,7 @@ class Seen:
 
     statuses: Counter[int] = field(default_factory=Counter)
     good: int = 0
+    failed: int = 0  # neither good nor refused
     seconds: list[float] = field(default_factory=list)  # of good answers
     refused_s: list[float] = field(default_factory=list)
     lags_s: list[float] = field(default_factory=list)
@@ -89,24 +112,29 @@ class Seen:
 
 
 class Load:
-    """Connections to one server, and requests to send on them."""
+    """Connections to one server, and requests of one class to send on them."""
 
-    def __init__(self, port: int, deadline_s: float) -> None:
+    def __init__(
+        self, port: int, deadline_s: float, callers: Iterable[str], priority: str = "normal"
+    ) -> None:
         self._port = port
         self._deadline_s = deadline_s
         self._idle: deque[Connection] = deque()
         self._random = random.Random(SEED)
-        self._requests = [
-            _request(text, deadline_s) for text in texts_of_lognormal_length(512, SEED)
-        ]
+        self._heads = [_head(caller, priority, deadline_s) for caller in callers]
+        self._bodies = [_body(text) for text in texts_of_lognormal_length(TEXTS, SEED)]
 
-    async def connect(self) -> None:
+    async def connect(self, connections: int) -> None:
         loop = asyncio.get_running_loop()
-        for _ in range(MOST_CONNECTIONS):
+        for _ in range(connections):
             _, connection = await loop.create_connection(
                 lambda: Connection(self._idle.append), "127.0.0.1", self._port
             )
             self._idle.append(connection)
+
+    def close(self) -> None:
+        while self._idle:
+            self._idle.popleft().close()
 
     async def closed(self, callers: int, seconds: float) -> float:
         """Good answers per second when each caller waits for its answer."""
@@ -148,20 +176,44 @@ class Load:
                 seen.seconds.append(took_s)
             elif status in REFUSALS:
                 seen.refused_s.append(took_s)
+            else:
+                seen.failed += 1
             then()
 
         seen.open += 1
         seen.lags_s.append(time.perf_counter() - due)
-        self._idle.popleft().ask(self._random.choice(self._requests), on_answer)
+        choice = self._random.choice
+        self._idle.popleft().ask(choice(self._heads) + choice(self._bodies), on_answer)
 
 
-def _request(text: str, deadline_s: float) -> bytes:
-    body = json.dumps({"model": "sentiment", "text": text}).encode()
-    head = (
+def _head(caller: str, priority: str, deadline_s: float) -> bytes:
+    return (
         "POST /infer HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n"
-        f"X-Request-Timeout-Ms: {1000 * deadline_s:g}\r\nContent-Length: {len(body)}\r\n\r\n"
-    )
-    return head.encode() + body
+        f"X-Request-Timeout-Ms: {1000 * deadline_s:g}\r\nX-Priority: {priority}\r\n"
+        f"X-Caller-Id: {caller}\r\n"
+    ).encode()
+
+
+def _body(text: str) -> bytes:
+    """With the header field that depends on it."""
+    body = json.dumps({"model": "sentiment", "text": text}).encode()
+    return f"Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+def interactive_stream(
+    port: int, deadline_s: float, begins: float, rate: float, seconds: float
+) -> Seen:
+    """For a process of its own, which shares the clock: from `begins` on, `rate` per second."""
+
+    async def send() -> Seen:
+        load = Load(port, deadline_s, ["interactive"], "interactive")
+        await load.connect(INTERACTIVE_CONNECTIONS)
+        await asyncio.sleep(begins - time.perf_counter())
+        seen = await load.opened(rate, seconds)
+        load.close()
+        return seen
+
+    return uvloop.run(send())
 
 
 class Usage:
@@ -200,60 +252,122 @@ def percentile_ms(seconds: Sequence[float], share: float) -> float | None:
     return round(1000 * statistics.quantiles(seconds, n=1000)[round(1000 * share) - 1], 1)
 
 
-async def measure(server: ServerProcess, arguments: argparse.Namespace) -> dict[str, Any]:
-    load = Load(server.port, arguments.deadline_ms / 1000)
-    await load.connect()
+async def measure(
+    server: ServerProcess, arguments: argparse.Namespace, apart: Executor
+) -> dict[str, Any]:
+    deadline_s: float = arguments.deadline_ms / 1000
+    load = Load(server.port, deadline_s, [f"caller-{number}" for number in range(CALLERS)])
+    await load.connect(MOST_CONNECTIONS)
     await load.closed(CALLERS, 1.0)
     peak = await load.closed(CALLERS, arguments.seconds)
     report: dict[str, Any] = {
         "deadline_ms": arguments.deadline_ms,
         "peak_per_s": round(peak, 1),
-        "memory_mb": {"before": Usage(server).megabytes()},
+        "memory_mb": [Usage(server).megabytes()],
         "phases": [],
     }
+    loop = asyncio.get_running_loop()
+
+    def interactive(rate: float) -> asyncio.Future[Seen]:
+        begins = time.perf_counter() + BEGINS_IN_S
+        asked = (server.port, deadline_s, begins, rate, arguments.seconds)
+        return loop.run_in_executor(apart, interactive_stream, *asked)
+
+    await loop.run_in_executor(apart, os.getpid)  # it has started
     for factor in arguments.factors:
+        rate = factor * peak
+        alone = await interactive(INTERACTIVE_SHARE * rate)
+        beside = interactive(INTERACTIVE_SHARE * rate)
+        await asyncio.sleep(BEGINS_IN_S)
         usage = Usage(server)
-        seen = await load.opened(factor * peak, arguments.seconds)
-        report["phases"].append(_phase(factor, peak, seen, usage, arguments.seconds))
-    await asyncio.sleep(1.5)  # the workers' next heartbeat
-    report["memory_mb"]["after"] = Usage(server).megabytes()
+        bulk = await load.opened((1 - INTERACTIVE_SHARE) * rate, arguments.seconds)
+        phase = _phase(factor, peak, (bulk, await beside), usage, arguments.seconds)
+        phase["interactive"] = _interactive(alone, await beside, deadline_s)
+        report["phases"].append(phase)
+        await asyncio.sleep(HEARTBEAT_S)
+        report["memory_mb"].append(Usage(server).megabytes())
     report["peak_again_per_s"] = round(await load.closed(CALLERS, arguments.seconds), 1)
     return report
 
 
-def _phase(factor: float, peak: float, seen: Seen, usage: Usage, seconds: float) -> dict[str, Any]:
+def _phase(
+    factor: float, peak: float, streams: Sequence[Seen], usage: Usage, seconds: float
+) -> dict[str, Any]:
+    statuses: Counter[int] = sum((seen.statuses for seen in streams), Counter())
+    good_s = [one for seen in streams for one in seen.seconds]
+    refused_s = [one for seen in streams for one in seen.refused_s]
+    not_sent = sum(seen.not_sent for seen in streams)
     return {
         "factor": factor,
-        "offered_per_s": round((sum(seen.statuses.values()) + seen.not_sent) / seconds, 1),
-        "goodput_per_s": round(seen.good / seconds, 1),
-        "goodput_of_peak": round(seen.good / seconds / peak, 3),
-        "statuses": dict(seen.statuses),
-        "not_sent": seen.not_sent,
-        "good_ms": {
-            "p50": percentile_ms(seen.seconds, 0.5),
-            "p99": percentile_ms(seen.seconds, 0.99),
-        },
+        "offered_per_s": round((statuses.total() + not_sent) / seconds, 1),
+        "goodput_per_s": round(len(good_s) / seconds, 1),
+        "goodput_of_peak": round(len(good_s) / seconds / peak, 3),
+        "statuses": dict(statuses),
+        "not_sent": not_sent,
+        "good_ms": {"p50": percentile_ms(good_s, 0.5), "p99": percentile_ms(good_s, 0.99)},
         "refused_ms": {
-            "p50": percentile_ms(seen.refused_s, 0.5),
-            "p99": percentile_ms(seen.refused_s, 0.99),
-            "max": round(1000 * max(seen.refused_s, default=0), 1),
+            "p50": percentile_ms(refused_s, 0.5),
+            "p99": percentile_ms(refused_s, 0.99),
+            "max": round(1000 * max(refused_s, default=0), 1),
         },
-        "generator_lag_ms": {"p99": percentile_ms(seen.lags_s, 0.99)},
+        "generator_lag_ms": {"p99": percentile_ms(streams[0].lags_s, 0.99)},
         "cpus": usage.cpus(),
-        "memory_mb": usage.megabytes(),
     }
+
+
+def _interactive(alone: Seen, beside: Seen, deadline_s: float) -> dict[str, Any]:
+    """The same stream alone and beside the others."""
+    report: dict[str, Any] = {}
+    for name, seen in (("alone", alone), ("beside", beside)):
+        missed = len(seen.refused_s) + seen.failed + seen.not_sent
+        took_s = seen.seconds + [deadline_s] * missed
+        report[name] = {
+            "asked": len(took_s),
+            "missed": missed,
+            "statuses": dict(seen.statuses),
+            "p50_ms": percentile_ms(took_s, 0.5),
+            "p99_ms": percentile_ms(took_s, 0.99),
+            "generator_lag_p99_ms": percentile_ms(seen.lags_s, 0.99),
+        }
+    before, now = (report[name]["p99_ms"] for name in ("alone", "beside"))
+    report["p99_ratio"] = round(now / before, 2) if before and now else None
+    return report
+
+
+def judge(report: dict[str, Any]) -> Bars:
+    bars = Bars()
+    for phase in report["phases"]:
+        at = f"at {phase['factor']:g}x"
+        refused = phase["refused_ms"]
+        bars.at_least(f"goodput {at}, of the peak", phase["goodput_of_peak"], GOODPUT_BAR)
+        for which in ("p50", "p99"):
+            if refused[which] is not None:
+                bars.at_most(f"refusals {at}, {which} ms", refused[which], REFUSAL_BAR_MS)
+        ratio = phase["interactive"]["p99_ratio"]
+        bars.at_most(f"interactive p99 {at}, of its unloaded value", ratio, INTERACTIVE_BAR)
+    _, *after = report["memory_mb"]
+    for number, (_, now) in enumerate(pairwise(after), 2):
+        for part, megabytes in now.items():
+            grown = megabytes / after[0][part]
+            bars.at_most(f"memory of {part}, phase {number} of phase 1", grown, MEMORY_BAR)
+    return bars
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=5)
-    parser.add_argument("--factors", type=float, nargs="+", default=[3, 10])
+    parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--factors", type=float, nargs="+", default=[3, 10, 10])
     parser.add_argument("--deadline-ms", type=float, default=1000)
     arguments = parser.parse_args()
     warn_when_busy()
-    with running_server(HEADER_TIMEOUT_S=600, KEEP_ALIVE_S=600) as server:  # idle ones stay
-        print(json.dumps(uvloop.run(measure(server, arguments)), indent=2))
-    return 0
+    spawn = multiprocessing.get_context("spawn")
+    with (
+        ProcessPoolExecutor(1, spawn) as apart,
+        running_server(HEADER_TIMEOUT_S=600, KEEP_ALIVE_S=600) as server,  # idle ones stay
+    ):
+        report = uvloop.run(measure(server, arguments, apart))
+    print(json.dumps(report, indent=2))
+    return judge(report).exit_status()
 
 
 if __name__ == "__main__":
