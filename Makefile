@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
 .PHONY: help run hub test test-hub test-hub-full check lint types fmt eval eval-hub bench bench-hub \
-	soak chaos lock clean
+	bench-scheduling simulation soak chaos lock clean
 
 help:  ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -53,6 +53,19 @@ bench: $(VENV)/.test  ## Measure speed beside the bare engines, print the tables
 
 bench-hub: $(VENV)/.hub $(VENV)/.test  ## The named checkpoints at full size beside transformers
 	$(BIN)/python -m benchmarks.hub
+
+# All of them, even where a bar is missed: each prints its verdicts, and make fails in the end.
+SCHEDULING := "encoder_http --rounds 5" "heavy_caller --texts 5000" "cpu_sharing --rounds 1" \
+	"overload --seconds 5" "leaving_clients --clients 300 --spread-s 5"
+
+bench-scheduling: $(VENV)/.test  ## Overload, a heavy caller, shared cores, clients that leave; judged
+	@missed=0; for one in $(SCHEDULING); do \
+		echo "== $$one"; $(BIN)/python -m benchmarks.$$one || missed=1; \
+	done; exit $$missed
+
+simulation: $(VENV)/.dev  ## Write the tables and plots of docs/simulation.md anew
+	$(BIN)/python -m benchmarks.simulate_scheduling \
+		--write docs/simulation.md --plots docs/simulation
 
 chaos: $(VENV)/.test  ## Ten minutes of load while workers are killed, stopped and poisoned
 	$(BIN)/python -m benchmarks.chaos

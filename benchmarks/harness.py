@@ -11,7 +11,11 @@ from typing import Any
 
 import yaml
 
-from app.models.catalog import profile_path
+from app.core.config import load_settings
+from app.models.catalog import load_catalog, profile_path
+from app.models.progress import progress_for_stderr
+from app.models.spec import ModelSpec
+from app.models.store import ModelStore, fetch_all
 from tests.e2e.serving import READY_S, ServerProcess
 
 WORDS = (
@@ -41,6 +45,14 @@ def embedded_catalog(timeout_ms: int | None = None) -> dict[str, Any]:
         for version in versions.values():
             version["default_timeout_ms"] = timeout_ms or version["default_timeout_ms"]
     return catalog
+
+
+def sentiment_files() -> tuple[ModelSpec, dict[str, str]]:
+    """The embedded classifier, and its files by role."""
+    spec = next(one for one in load_catalog(profile_path("embedded")) if one.name == "sentiment")
+    paths = fetch_all([spec], ModelStore(load_settings().model_store, progress_for_stderr()))
+    files = (*spec.artefact.files, *spec.task_files)
+    return spec, {file.role: str(paths[file]) for file in files}
 
 
 @contextlib.contextmanager

@@ -1,10 +1,11 @@
 """Offer several times what the server can do: does it still do its best, and refuse quickly?
 
     python -m benchmarks.overload [--seconds 10] [--factors 3 10 10] [--deadline-ms 1000]
+                                  [--callers 64]
 
 Capacity first: a closed loop of 64 callers asks `sentiment` for single texts of lognormal length.
 Then requests arrive at random (Poisson) at a multiple of that, whether or not earlier ones were
-answered: 95 % of them `normal`, of those 64 callers, the rest `interactive`, of one more. Goodput
+answered: 95 % of them `normal`, of 64 callers, the rest `interactive`, of one more. Goodput
 counts answers within the deadline, as the caller's clock saw it. Refusals are 429 and 503, timed
 from the moment at which the request was due to be sent, so that a generator that falls behind
 makes them look slower, not faster. Prints a JSON report and a verdict per bar; exits 1 when one is
@@ -256,7 +257,7 @@ async def measure(
     server: ServerProcess, arguments: argparse.Namespace, apart: Executor
 ) -> dict[str, Any]:
     deadline_s: float = arguments.deadline_ms / 1000
-    load = Load(server.port, deadline_s, [f"caller-{number}" for number in range(CALLERS)])
+    load = Load(server.port, deadline_s, [f"caller-{n}" for n in range(arguments.callers)])
     await load.connect(MOST_CONNECTIONS)
     await load.closed(CALLERS, 1.0)
     peak = await load.closed(CALLERS, arguments.seconds)
@@ -357,6 +358,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--factors", type=float, nargs="+", default=[3, 10, 10])
+    parser.add_argument("--callers", type=int, default=CALLERS, help="names among the normal ones")
     parser.add_argument("--deadline-ms", type=float, default=1000)
     arguments = parser.parse_args()
     warn_when_busy()

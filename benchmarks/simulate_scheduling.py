@@ -1,11 +1,12 @@
 """The real queue and batcher on a simulated clock, beside two usual ways of forming batches.
 
-    python -m benchmarks.simulate_scheduling [--seconds 40] [--seeds 2] [--write docs/simulation.md]
+    python -m benchmarks.simulate_scheduling [--seconds 40] [--seeds 2]
+                                             [--write docs/simulation.md] [--plots docs/simulation]
 
-Costs are those that calibration recorded for the embedded encoder (all-MiniLM-L6-v2, int8) on two
-cores: two single-threaded streams. Each batch takes what the recorded model says, times a random
-factor of about 10 %, which the batcher learns of only when the batch ends. Everybody drops expired
-rows before a batch is formed. The policies:
+Costs are those that calibration recorded for the embedded encoder (all-MiniLM-L6-v2, int8), in
+recorded_costs.json. Each batch takes what the recorded model says, times a random factor of about
+10 %, which the batcher learns of only when the batch ends. Everybody drops expired rows before a
+batch is formed. The same seeds give the same figures. The policies:
 
     fifo 8    the oldest eight
     sorted    the 64 oldest by length, cut into eights; the eight with the oldest row
@@ -14,21 +15,24 @@ rows before a batch is formed. The policies:
 
 import argparse
 import random
-import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from heapq import heappop, heappush
 from math import inf, log
 from pathlib import Path
 from typing import Protocol
 
 from app.scheduling.batcher import Batcher, BatchLimits, Hold
-from app.scheduling.cost_model import CostModel
 from app.scheduling.queue import Row, RowQueue
+from benchmarks.record_costs import MAX_ROWS, read_recording
+from benchmarks.simulation_plots import Comparison, Sweep, draw
 
-RECORDED = CostModel(fixed_ms=5.206, per_token_ms=0.21316, per_pair_ms=0.00065228)
-STREAMS, MAX_ROWS, MAX_PADDED_TOKENS, LONGEST = 2, 8, 256, 256
+RECORDING = read_recording()
+RECORDED, STREAMS = RECORDING.calibration.cost, RECORDING.calibration.streams
+LONGEST = 256
+LIMITS = BatchLimits(MAX_ROWS, RECORDING.calibration.max_padded_tokens)
 DEADLINE_S = 1.0
 WINDOW = 64
 NOISE = 0.1
@@ -114,7 +118,7 @@ class Sorted(Fifo):
 class Ours:
     def __init__(self) -> None:
         self._queue = RowQueue()
-        self._batcher = Batcher(BatchLimits(MAX_ROWS, MAX_PADDED_TOKENS), RECORDED)
+        self._batcher = Batcher(LIMITS, RECORDED)
 
     def add(self, row: Row, now: float) -> None:
         self._queue.add([row])
@@ -161,6 +165,10 @@ class Outcome:
         self.padded += other.padded
         self.seconds += other.seconds
 
+    @property
+    def in_time_percent(self) -> float:
+        return 100 * self.in_time / self.offered
+
     def percentile_ms(self, percent: int, caller: str = "") -> float:
         values = sorted(self.latencies_ms.get(caller, []))
         return values[min(len(values) - 1, len(values) * percent // 100)] if values else inf
@@ -202,6 +210,7 @@ def _book(row: Row, now: float, result: Outcome) -> None:
     result.in_time += row.deadline is None or now <= row.deadline
 
 
+@cache
 def capacity_rows_per_s(lengths: Lengths) -> float:
     """Pace of ours over a backlog: what a load of 1 means."""
     source = random.Random(1)
@@ -237,38 +246,83 @@ def beside_a_heavy_caller(source: random.Random, rate: float, seconds: float) ->
     yield from sorted([*light_callers(source, rate, seconds), *heavy])
 
 
-Pattern = tuple[str, Callable[[random.Random, float, float], Arrivals], float]
+Arriving = Callable[[random.Random, float, float], Arrivals]
+Pattern = tuple[str, Arriving, float]
+ALONE: Pattern = ("50 callers, load 0.2", light_callers, 0.2)
+BESIDE: Pattern = ("the same beside a heavy caller", beside_a_heavy_caller, 0.2)
 PATTERNS: tuple[Pattern, ...] = (
     ("Poisson, load 0.5", poisson, 0.5),
     ("Poisson, load 0.8", poisson, 0.8),
     ("Poisson, load 1.2", poisson, 1.2),
     (f"bursts of {BURST_ROWS}, load 0.8", bursts, 0.8),
-    ("50 callers, load 0.2", light_callers, 0.2),
-    ("the same beside a heavy caller", beside_a_heavy_caller, 0.2),
+    ALONE,
+    BESIDE,
 )
+SWEPT: tuple[tuple[str, Arriving], ...] = (
+    ("Poisson", poisson),
+    (f"bursts of {BURST_ROWS}", bursts),
+)
+LOADS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.4)
 
 
-def table(mix: Mix, pattern: Pattern, seconds: float, seeds: int) -> list[str]:
-    """Lines of a table: one per policy."""
-    name, lengths = mix
-    what, arrivals, load = pattern
-    rate = load * capacity_rows_per_s(lengths)
-    lines = []
-    for policy_name, make in POLICIES:
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """How long each cell is simulated, and from how many seeds."""
+
+    seconds: float
+    seeds: int
+
+    def outcome(self, make: Callable[[], Policy], lengths: Lengths, pattern: Pattern) -> Outcome:
+        _, arrivals, load = pattern
+        rate = load * capacity_rows_per_s(lengths)
         total = Outcome()
-        for seed in range(seeds):
+        for seed in range(self.seeds):
             source = random.Random(seed)
             rows = [
                 Row(item, 0, lengths(source), at, at + left, caller=caller)
-                for item, (at, caller, left) in enumerate(arrivals(source, rate, seconds))
+                for item, (at, caller, left) in enumerate(arrivals(source, rate, self.seconds))
             ]
             total.add(simulate(make(), rows, seed))
+        return total
+
+
+def table(mix: Mix, pattern: Pattern, runs: Runs) -> list[str]:
+    """Lines of a table: one per policy."""
+    name, lengths = mix
+    lines = []
+    for policy_name, make in POLICIES:
+        total = runs.outcome(make, lengths, pattern)
         lines.append(
-            f"| {name} | {what} | {policy_name} | {_shown(total.percentile_ms(50))} "
-            f"| {_shown(total.percentile_ms(99))} | {100 * total.in_time / total.offered:.1f} "
+            f"| {name} | {pattern[0]} | {policy_name} | {_shown(total.percentile_ms(50))} "
+            f"| {_shown(total.percentile_ms(99))} | {total.in_time_percent:.1f} "
             f"| {total.padded / max(1, total.real):.2f} | {total.real / total.seconds:.0f} |"
         )
     return lines
+
+
+def sweeps(runs: Runs) -> Iterator[Sweep]:
+    """Every policy against load, for each mix and way of arriving."""
+    for what, arrivals in SWEPT:
+        for mix, lengths in MIXES:
+            for policy, make in POLICIES:
+                outcomes = [runs.outcome(make, lengths, (what, arrivals, load)) for load in LOADS]
+                yield Sweep(
+                    mix=mix,
+                    arrivals=what,
+                    policy=policy,
+                    loads=LOADS,
+                    p50_ms=[outcome.percentile_ms(50) for outcome in outcomes],
+                    p99_ms=[outcome.percentile_ms(99) for outcome in outcomes],
+                    in_time_percent=[outcome.in_time_percent for outcome in outcomes],
+                )
+
+
+def comparisons(runs: Runs) -> Iterator[Comparison]:
+    """What a heavy caller costs the others, by mix and policy."""
+    for mix, lengths in MIXES:
+        for policy, make in POLICIES:
+            alone, beside = (runs.outcome(make, lengths, pattern) for pattern in (ALONE, BESIDE))
+            yield Comparison(mix, policy, alone.percentile_ms(99), beside.percentile_ms(99))
 
 
 def _shown(ms: float) -> str:
@@ -281,29 +335,57 @@ HEAD = (
 )
 
 
+TITLE = """# Simulated scheduling
+
+Written by `make simulation`, the same from the same seeds; [scheduling.md](scheduling.md) says what
+it shows. The costs were recorded by `python -m benchmarks.record_costs` on {cpu}:
+{streams} streams, on which a batch of r rows of at most n tokens takes
+{fixed:.2f} + {token:.4f} r n + {pair:.6f} r n^2 ms. A load of 1 is the pace of ours over a
+backlog: {paces} texts/s. Texts have a deadline
+of {deadline:g} s. Percentiles are of answered texts; beside a heavy caller, of those of the others.
+
+![Median and 99th percentile of latency against load](simulation/latency.svg)
+
+![Share of texts answered in time against load](simulation/in_time.svg)
+
+![99th percentile of latency, alone and beside a heavy caller](simulation/heavy_caller.svg)
+
+"""
+
+
+def title() -> str:
+    cost = RECORDED
+    return TITLE.format(
+        cpu=RECORDING.cpu,
+        streams=STREAMS,
+        fixed=cost.fixed_ms,
+        token=cost.per_token_ms,
+        pair=cost.per_pair_ms,
+        paces=", ".join(f"{name} {capacity_rows_per_s(lengths):.0f}" for name, lengths in MIXES),
+        deadline=DEADLINE_S,
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=40.0, help="virtual, per seed and cell")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--write", type=Path, help="a Markdown file for the table")
+    parser.add_argument("--plots", type=Path, help="a folder for plots; needs matplotlib")
     given = parser.parse_args()
+    runs = Runs(given.seconds, given.seeds)
     began, lines = time.perf_counter(), list(HEAD)
     for pattern in PATTERNS:
         for mix in MIXES:
-            lines += table(mix, pattern, given.seconds, given.seeds)
+            lines += table(mix, pattern, runs)
     took = time.perf_counter() - began
     cells = len(MIXES) * len(PATTERNS) * len(POLICIES) * given.seeds
     print("\n".join(lines))
     print(f"{cells * given.seconds:,.0f} virtual seconds in {took:.0f} s")
-    gain = statistics.mean(capacity_rows_per_s(lengths) for _, lengths in MIXES)
-    print(f"load 1 is {gain:.0f} rows/s on average over the mixes")
     if given.write:
-        title = (
-            "# Simulated scheduling\n\nWritten by `benchmarks/simulate_scheduling.py`; "
-            "[scheduling.md](scheduling.md) says what it shows. Percentiles\nare of answered "
-            "texts; beside a heavy caller, of those of the others.\n\n"
-        )
-        given.write.write_text(title + "\n".join(lines) + "\n", encoding="utf-8")
+        given.write.write_text(title() + "\n".join(lines) + "\n", encoding="utf-8")
+    if given.plots:
+        draw(given.plots, list(sweeps(runs)), list(comparisons(runs)), 1000 * DEADLINE_S)
 
 
 if __name__ == "__main__":
