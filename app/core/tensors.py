@@ -22,8 +22,9 @@ DATATYPES: dict[str, np.dtype[Any]] = {
     "FP16": np.dtype(np.float16),
     "FP32": np.dtype(np.float32),
     "FP64": np.dtype(np.float64),
+    "BYTES": np.dtype(np.object_),  # of str
 }
-"""The Open Inference Protocol's names of what JSON can hold."""
+"""The Open Inference Protocol's names of what is served."""
 
 DATATYPE_NAMES = {dtype: name for name, dtype in DATATYPES.items()}
 

@@ -78,7 +78,7 @@ class OpenVinoTensors:
 
     def _infer(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
         given = {
-            index: np.ascontiguousarray(arrays[spec.name])
+            index: _contiguous(arrays[spec.name])
             for index, spec in enumerate(self.signature.inputs)
         }
         try:
@@ -97,7 +97,10 @@ class OpenVinoTensors:
             Tensors({spec.name: _invented(spec, source) for spec in self.signature.inputs})
             for _ in range(2)
         )
-        if not first.arrays or any(spec.shape[:1] != (None,) for spec in self.signature.inputs):
+        specs = (*self.signature.inputs, *self.signature.outputs)
+        if not first.arrays or any(spec.shape[:1] != (None,) for spec in specs):
+            return False
+        if any(spec.datatype == "BYTES" for spec in specs):  # nobody knows the words it knows
             return False
         together = Tensors(
             {
@@ -121,6 +124,11 @@ class OpenVinoTensors:
             )
             for name in both
         )
+
+
+def _contiguous(array: Array) -> Array:
+    """As the engine takes it: strings padded to one length, which was bounded when they came."""
+    return array.astype(np.str_) if array.dtype.kind == "O" else np.ascontiguousarray(array)
 
 
 def _invented(spec: TensorSpec, source: np.random.Generator) -> Array:

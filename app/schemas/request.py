@@ -18,6 +18,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from app.core.errors import InvalidRequest
+from app.core.texts import problem_of_text
 from app.schemas.problems import InvalidFields, refusal
 
 MAX_NAME_CHARS = 128
@@ -36,15 +37,8 @@ class Limits:
 
 def _is_usable_text(text: str, info: ValidationInfo) -> str:
     limits = cast(Limits, info.context)
-    if len(text) > limits.max_text_chars:
-        raise _wrong(
-            f"has {len(text)} characters, at most {limits.max_text_chars} are taken; "
-            "split it, or raise MAX_TEXT_CHARS"
-        )
-    if not text or text.isspace():
-        raise _wrong("is blank; send at least one visible character")
-    if (position := text.find("\0")) >= 0:
-        raise _wrong(f"holds the character U+0000 at index {position}; take it out")
+    if (problem := problem_of_text(text, limits.max_text_chars)) is not None:
+        raise _wrong(problem)
     return text
 
 
@@ -54,7 +48,7 @@ def _is_name(name: str | None) -> str | None:
     return name
 
 
-def _are_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
+def are_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
     if len(parameters) > MAX_PARAMETERS:
         raise _wrong(f"has {len(parameters)} entries, at most {MAX_PARAMETERS} are taken")
     for name, value in parameters.items():
@@ -139,7 +133,7 @@ class InferBody(BaseModel):
         examples=["v1"],
         json_schema_extra={"maxLength": MAX_NAME_CHARS},
     )
-    parameters: Annotated[dict[str, Any], AfterValidator(_are_parameters)] = Field(
+    parameters: Annotated[dict[str, Any], AfterValidator(are_parameters)] = Field(
         default_factory=dict,
         description="Options of the version. `/models` shows the type, bounds and default of each.",
         examples=[{"max_length": 50}],

@@ -55,6 +55,13 @@ TENSORS: tuple[Parameter, ...] = (
         max_items=64,
         max_length=128,
     ),
+    Parameter(
+        "binary",
+        "boolean",
+        False,
+        "Data of the outputs as base64 of their little-endian bytes, each string behind its length "
+        "in four bytes; unlike numbers it may hold NaN.",
+    ),
 )
 
 EXTRACT: tuple[Parameter, ...] = (

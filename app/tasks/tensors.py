@@ -4,17 +4,25 @@ Requests use the Open Inference Protocol's words. What a request may say is deci
 signature, so a wrong name, type or shape is told by field before anything runs.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
-import numpy as np
-
 from app.core.errors import InvalidRequest
-from app.core.tensors import DATATYPE_NAMES, DATATYPES, Array, Signature, Tensors, TensorSpec
+from app.core.tensor_bytes import (
+    MAX_OUTPUT_BYTES,
+    array_of_bytes,
+    array_of_values,
+    bytes_of_array,
+    check_output_numbers,
+    count_of,
+    flat,
+    values_of_array,
+)
+from app.core.tensors import DATATYPE_NAMES, Array, Signature, Tensors, TensorSpec
 from app.core.types import Answer
 from app.tasks.base import Prepared
 
-MAX_OUTPUT_NUMBERS = 1_000_000  # in one answer; JSON of more takes seconds to write and to read
 _FIELDS = ("datatype", "shape", "data")
 
 
@@ -54,13 +62,29 @@ class RunTensors:
     ) -> Answer:
         arrays: Mapping[str, Array] = outputs[0]
         wanted: tuple[str, ...] = prepared.state
-        numbers = sum(arrays[name].size for name in wanted)
-        if numbers > MAX_OUTPUT_NUMBERS:
-            raise InvalidRequest(
-                f"the outputs have {numbers} numbers, at most {MAX_OUTPUT_NUMBERS} are returned; "
-                "send less at once, or name fewer in parameters.outputs"
-            )
-        return Answer({name: _written(name, arrays[name]) for name in wanted})
+        if parameters.get("binary", False):
+            _check_bytes(sum(arrays[name].nbytes for name in wanted))
+            return Answer({name: _shown(arrays[name], bytes_of_array) for name in wanted})
+        check_output_numbers(sum(arrays[name].size for name in wanted))
+        return Answer(
+            {
+                name: _shown(arrays[name], partial(values_of_array, f"outputs.{name}"))
+                for name in wanted
+            }
+        )
+
+
+def _check_bytes(size: int) -> None:
+    if size > MAX_OUTPUT_BYTES:
+        raise InvalidRequest(
+            f"the outputs have {size} bytes, at most {MAX_OUTPUT_BYTES} are returned; "
+            "send less at once, or name fewer in parameters.outputs"
+        )
+
+
+def _shown(array: Array, written: Callable[[Array], Any]) -> dict[str, Any]:
+    datatype = "BYTES" if array.dtype.kind == "U" else DATATYPE_NAMES[array.dtype]
+    return {"datatype": datatype, "shape": list(array.shape), "data": written(array)}
 
 
 def _check_names(
@@ -78,10 +102,12 @@ def _listed(words: str, known: Mapping[str, Any]) -> str:
 def read(field: str, given: Any, spec: TensorSpec) -> Array:
     """The array that was sent, in the model's type. Raises InvalidRequest naming the field.
 
-    given: {datatype, shape, data} with data flat or nested, or the (nested) list alone.
+    given: {datatype, shape, data} with data flat, nested or raw bytes, or the (nested) list alone.
     """
     if not isinstance(given, Mapping):
-        return _fitting(field, _numbers(field, given, spec), spec)
+        values, shape = flat(field, given, spec.datatype)
+        _check_fits(field, shape, spec)
+        return array_of_values(field, values, spec.datatype).reshape(shape)
     for name in given:
         if name not in _FIELDS:
             raise InvalidRequest(f"{field}.{name[:64]} is unknown; it takes: {', '.join(_FIELDS)}")
@@ -89,65 +115,44 @@ def read(field: str, given: Any, spec: TensorSpec) -> Array:
         raise InvalidRequest(f"{field}.data is missing")
     datatype = given.get("datatype", spec.datatype)
     if datatype != spec.datatype:
-        raise InvalidRequest(f"{field}.datatype is {datatype!r}, the model takes {spec.datatype}")
-    array = _numbers(f"{field}.data", given["data"], spec)
-    if "shape" in given:
-        array = _shaped(field, array, given["shape"])
-    return _fitting(field, array, spec)
-
-
-def _numbers(field: str, data: Any, spec: TensorSpec) -> Array:
-    """Checked for kind and range, because numpy converts whatever it can."""
-    try:
-        array = np.asarray(data)
-    except (ValueError, OverflowError):  # what it says of lists of unequal length
-        raise InvalidRequest(f"{field} must be numbers in lists of equal length") from None
-    dtype = DATATYPES[spec.datatype]
-    if not array.size:
-        raise InvalidRequest(f"{field} is empty")
-    kinds = {"b": "b", "i": "iu", "u": "iu", "f": "fiu"}[dtype.kind]
-    if array.dtype.kind not in kinds:
-        words = {"b": "booleans", "i": "integers", "u": "integers", "f": "numbers"}[dtype.kind]
-        raise InvalidRequest(f"{field} must be {words} in lists of equal length ({spec.datatype})")
-    if dtype.kind in "iu":
-        least, most = np.iinfo(dtype).min, np.iinfo(dtype).max
-        if int(array.min()) < least or int(array.max()) > most:
-            raise InvalidRequest(f"{field} has a number out of the range of {spec.datatype}")
-    with np.errstate(over="ignore"):
-        converted = array.astype(dtype)
-    if dtype.kind == "f" and not np.isfinite(converted).all():
-        raise InvalidRequest(f"{field} has a number out of the range of {spec.datatype}")
-    return converted
-
-
-def _shaped(field: str, array: Array, shape: Any) -> Array:
-    is_shape = isinstance(shape, Sequence) and all(type(size) is int for size in shape)
-    if not is_shape or any(size < 1 for size in shape):
-        raise InvalidRequest(f"{field}.shape must be a list of integers, each at least 1")
-    wanted = tuple(shape)
-    if array.ndim > 1 and array.shape != wanted:
-        raise InvalidRequest(f"{field}.shape is {list(wanted)}, data is {list(array.shape)}")
-    product = 1
-    for size in wanted:
-        product *= size
-    if product != array.size:
         raise InvalidRequest(
-            f"{field}.shape is {list(wanted)}, that is {product} numbers; data has {array.size}"
+            f"{field}.datatype is {repr(datatype)[:64]}, the model takes {spec.datatype}"
         )
-    return array.reshape(wanted)
+    if isinstance(given["data"], bytes):
+        return _read_bytes(field, given["data"], given.get("shape"), spec)
+    values, nested = flat(f"{field}.data", given["data"], datatype)
+    shape = _shape(field, given["shape"], nested, len(values)) if "shape" in given else nested
+    _check_fits(field, shape, spec)
+    return array_of_values(f"{field}.data", values, datatype).reshape(shape)
 
 
-def _fitting(field: str, array: Array, spec: TensorSpec) -> Array:
-    fits = array.ndim == len(spec.shape) and all(
-        wanted is None or wanted == size
-        for wanted, size in zip(spec.shape, array.shape, strict=True)
+def _read_bytes(field: str, data: bytes, shape: Any, spec: TensorSpec) -> Array:
+    count = count_of(field, shape)
+    _check_fits(field, tuple(shape), spec)
+    return array_of_bytes(f"{field}.data", data, spec.datatype, count).reshape(shape)
+
+
+def _shape(field: str, given: Any, nested: tuple[int, ...], values: int) -> tuple[int, ...]:
+    """The shape that was sent beside the values, which may be flat."""
+    count = count_of(field, given)
+    wanted = tuple(given)
+    if len(nested) > 1 and nested != wanted:
+        raise InvalidRequest(f"{field}.shape is {list(wanted)}, data is {list(nested)}")
+    if count != values:
+        raise InvalidRequest(
+            f"{field}.shape is {list(wanted)}, that is {count} values; data has {values}"
+        )
+    return wanted
+
+
+def _check_fits(field: str, shape: tuple[int, ...], spec: TensorSpec) -> None:
+    fits = len(shape) == len(spec.shape) and all(
+        wanted is None or wanted == size for wanted, size in zip(spec.shape, shape, strict=True)
     )
     if not fits:
         raise InvalidRequest(
-            f"{field}.shape is {list(array.shape)}, the model takes {spec.shown_shape} "
-            "(-1: any size)"
+            f"{field}.shape is {list(shape)}, the model takes {spec.shown_shape} (-1: any size)"
         )
-    return array
 
 
 def _likeness(arrays: Mapping[str, Array]) -> Hashable:
@@ -157,15 +162,3 @@ def _likeness(arrays: Mapping[str, Array]) -> Hashable:
     if len(firsts) != 1 or None in firsts:
         return None
     return tuple((name, array.shape[1:]) for name, array in arrays.items())
-
-
-def _written(name: str, array: Array) -> dict[str, Any]:
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise InvalidRequest(
-            f"outputs.{name} has NaN or Infinity for these inputs, which JSON cannot hold"
-        )
-    return {
-        "datatype": DATATYPE_NAMES[array.dtype],
-        "shape": list(array.shape),
-        "data": array.ravel().tolist(),
-    }

@@ -48,10 +48,16 @@ def added(path: Path) -> str:
 
 
 def with_text(path: Path) -> str:
-    """Takes strings."""
+    """Picks strings by their index."""
     x = op.parameter([-1], ov.Type.string, name="x")
-    y = op.shape_of(x)
-    return save(path, {"y": y}, [x])
+    i = op.parameter([-1], np.int64, name="i")
+    return save(path, {"y": op.gather(x, i, op.constant(np.array(0)))}, [x, i])
+
+
+def with_small_floats(path: Path) -> str:
+    """Takes a type that has no name among tensors' datatypes."""
+    x = op.parameter([-1], ov.Type.bf16, name="x")
+    return save(path, {"y": op.shape_of(x)}, [x])
 
 
 def tokenizer(path: Path) -> str:

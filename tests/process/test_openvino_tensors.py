@@ -76,9 +76,20 @@ def test_shapes_that_do_not_go_together_are_the_callers(tmp_path, plan):
         assert good[0]["sum"].tolist() == [[number + 1, 1]]
 
 
-def test_types_that_json_cannot_hold_are_refused_at_load(tmp_path):
-    with pytest.raises(CannotLoad, match="text.xml: x is of type string"):
-        runtime(graphs.with_text(tmp_path / "text.xml"))
+def test_strings_go_in_and_out_of_a_graph_that_takes_them(tmp_path):
+    model = runtime(graphs.with_text(tmp_path / "text.xml"))
+    texts, index = np.array(["a", "bé", ""], object), np.array([1, 0, 2, 1])
+
+    output = model.run([Tensors({"x": texts, "i": index})])[0]["y"]
+
+    assert [spec.datatype for spec in model.signature.inputs] == ["BYTES", "INT64"]
+    assert output.tolist() == ["bé", "a", "", "bé"]
+    assert not model.batches
+
+
+def test_types_that_the_protocol_does_not_name_are_refused_at_load(tmp_path):
+    with pytest.raises(CannotLoad, match="small.xml: x is of type bf16"):
+        runtime(graphs.with_small_floats(tmp_path / "small.xml"))
 
 
 def load(path: str, name: str) -> Load:

@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 
+from app.core import tensor_bytes
 from app.core.errors import InvalidRequest
 from app.core.tensors import Signature, TensorSpec
 from app.tasks import tensors
@@ -69,21 +70,25 @@ def test_data_may_be_flat_or_nested(data):
         ({"x": [[1e39, 1]]}, "inputs.x has a number out of the range of FP32"),
         ({"ids": [[1.5]]}, "inputs.ids must be integers"),
         ({"ids": [[128]]}, "inputs.ids has a number out of the range of INT8"),
-        ({"ids": [[2**64, 1]]}, "inputs.ids must be integers"),
+        ({"ids": [[2**64, 1]]}, "inputs.ids has a number out of the range of INT8"),
         ({"ids": [[True]]}, "inputs.ids must be integers"),
         ({"mask": [1]}, "inputs.mask must be booleans"),
         ({"x": {"shape": [1, 2]}}, "inputs.x.data is missing"),
         ({"x": {"data": [1], "dtype": "FP32"}}, "inputs.x.dtype is unknown; it takes: datatype"),
         ({"x": {"data": [[1, 2]], "datatype": "FP64"}}, "inputs.x.datatype is 'FP64', the model"),
         ({"x": {"data": [[1, 2]], "datatype": ["FP32"]}}, "inputs.x.datatype is ['FP32']"),
-        (
-            {"x": {"data": [1, 2, 3], "shape": [1, 2]}},
-            "inputs.x.shape is [1, 2], that is 2 numbers",
-        ),
+        ({"x": {"data": [1, 2, 3], "shape": [1, 2]}}, "inputs.x.shape is [1, 2], that is 2 values"),
         ({"x": {"data": [[1, 2]], "shape": [2, 1]}}, "inputs.x.shape is [2, 1], data is [1, 2]"),
         ({"x": {"data": [1, 2], "shape": [0, 2]}}, "inputs.x.shape must be a list of integers"),
         ({"x": {"data": [1, 2], "shape": "12"}}, "inputs.x.shape must be a list of integers"),
         ({"x": {"data": [1, 2], "shape": [10**18, 10**18]}}, "inputs.x.shape is [1000"),
+        ({"x": {"data": [1, 2], "shape": [2] * 33}}, "inputs.x.shape has 33 dimensions"),
+        ({"x": [[1, True]]}, "inputs.x must be numbers"),
+        ({"x": ["a" * 10**6, *[1] * 10**5]}, "inputs.x must be numbers"),  # 400 GB to numpy
+        ({"x": {"data": bytes(4), "shape": [1, 2]}}, "inputs.x.data has 4 bytes; its shape"),
+        ({"x": {"data": bytes(8)}}, "inputs.x.shape must be a list of integers"),
+        ({"x": {"data": bytes(8), "shape": [2**40, 2**40]}}, "inputs.x.shape is [1099511627776"),
+        ({"mask": {"data": b"\2", "shape": [1]}}, "inputs.mask.data has a byte other than 0 and 1"),
     ],
 )
 def test_what_does_not_fit_is_told_by_field(inputs, message):
@@ -141,8 +146,28 @@ def test_what_json_cannot_hold_is_refused_by_output(value):
 
 
 def test_outputs_of_more_numbers_than_an_answer_takes_are_refused(monkeypatch):
-    monkeypatch.setattr(tensors, "MAX_OUTPUT_NUMBERS", 2)
+    monkeypatch.setattr(tensor_bytes, "MAX_OUTPUT_NUMBERS", 2)
     given = {"y": np.zeros((1, 2), np.float16), "n": np.array([3], np.int64)}
 
     with pytest.raises(InvalidRequest, match="outputs have 3 numbers, at most 2"):
         finish(given)
+
+
+def test_bytes_are_taken_and_given_as_they_are():
+    raw = np.array([[1, math.nan]], "<f4").tobytes()
+    arrays = arrays_of(prepare(x={"data": raw, "shape": [1, 2], "datatype": "FP32"}))
+    assert arrays["x"].tobytes() == raw
+
+    given = {"y": np.array([[1, math.nan]], np.float16), "n": np.array([3], np.int64)}
+    assert a_task().finish(prepare(), [given], {"binary": True}).value == {
+        "y": {"datatype": "FP16", "shape": [1, 2], "data": given["y"].tobytes()},
+        "n": {"datatype": "INT64", "shape": [1], "data": (3).to_bytes(8, "little")},
+    }
+
+
+def test_outputs_of_more_bytes_than_an_answer_takes_are_refused(monkeypatch):
+    monkeypatch.setattr(tensors, "MAX_OUTPUT_BYTES", 11)
+    given = {"y": np.zeros((1, 2), np.float16), "n": np.array([3], np.int64)}
+
+    with pytest.raises(InvalidRequest, match="outputs have 12 bytes, at most 11"):
+        a_task().finish(prepare(), [given], {"binary": True})
