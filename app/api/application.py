@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from app.api import docs, errors, health, inference, metrics, models
+from app.api import docs, errors, health, inference, metrics, models, open_inference
 from app.api.deps import AppServices
 from app.api.documented import REF, documented
 from app.api.envelope import JsonResponse
@@ -31,6 +31,7 @@ message that names the field, the limit and the remedy. Every answer has a reque
 """
 _TAGS = [
     {"name": "inference", "description": "Ask a model."},
+    {"name": "open inference protocol", "description": "Version 2, for its own clients."},
     {"name": "models", "description": "Which models and versions there are."},
     {"name": "health", "description": "How the server is."},
     {"name": "metrics", "description": "What it has done."},
@@ -69,8 +70,9 @@ def build_app(
     app.state.services = services
     app.state.settings = settings
     app.state.started_at = time.monotonic()
+    app.state.name = NAME
     app.state.assets = docs.load_assets()
-    for part in (inference, models, health, metrics, docs):
+    for part in (inference, open_inference, models, health, metrics, docs):
         app.include_router(part.router)
     app.include_router(router)
     errors.install(app)
@@ -88,8 +90,9 @@ def openapi_document(app: FastAPI, settings: Settings) -> dict[str, Any]:
         routes=app.routes,
     )
     schemas = document["components"]["schemas"]
-    for body in (InferBody, BatchBody):
+    for body in (InferBody, BatchBody, *open_inference.BODIES):
         schemas[body.__name__] = body.model_json_schema(ref_template=REF)
+        schemas |= schemas[body.__name__].pop("$defs", {})
     schemas["InferBody"]["properties"]["text"]["maxLength"] = settings.max_text_chars
     entries = schemas["BatchBody"]["properties"]["requests"]
     entries["items"] = {"$ref": REF.format(model="InferBody")}

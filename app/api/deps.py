@@ -10,7 +10,8 @@ from app.core.config import Settings
 from app.core.errors import CallerError, InvalidRequest
 from app.core.types import Asker, Priority
 from app.services.inference_service import InferenceRequest, InferenceResult
-from app.services.model_service import Readiness
+from app.services.model_service import Readiness, ServedVersion
+from app.services.open_inference import OpenInference, TensorLimits
 
 TIMEOUT_HEADER = "X-Request-Timeout-Ms"
 PRIORITY_HEADER = "X-Priority"
@@ -43,6 +44,12 @@ class ModelService(Protocol):
     def readiness(self) -> Readiness:
         """What can be served now."""
 
+    def find(self, name: str, version: str | None) -> ServedVersion:
+        """A version, or the model's default. Raises ModelNotFound."""
+
+    def served(self) -> Sequence[ServedVersion]:
+        """Every version."""
+
 
 class Metrics(Protocol):
     def render(self) -> bytes:
@@ -64,6 +71,14 @@ class AppServices(Protocol):
 
     @property
     def metrics(self) -> Metrics: ...
+
+
+def open_inference_of(services: AppServices, settings: Settings) -> OpenInference:
+    """The protocol, with this server's limits."""
+    limits = TensorLimits(
+        settings.max_text_chars, settings.max_request_items, settings.max_tensor_values
+    )
+    return OpenInference(services.inference, services.models, limits)
 
 
 def services_of(request: Request) -> AppServices:

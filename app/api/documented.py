@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from app.schemas.open_inference import V2Error
 from app.schemas.response import EXAMPLE_ID, EXAMPLE_TIME, ErrorAnswer
 
 Responses = dict[int | str, dict[str, Any]]
@@ -151,6 +152,56 @@ def documented(
         "responses": responses,
         "openapi_extra": extra,
     }
+
+
+_V2_FAILURES = (400, 404, 413, 415, 429, 500, 503, 504)
+_NOT_SUPPORTED = "Models are loaded when the server starts, and stay."
+_JSON_LENGTH = {
+    "name": "Inference-Header-Content-Length",
+    "in": "header",
+    "required": False,
+    "description": "Length of the JSON in bytes, where raw tensors follow it.",
+    "schema": {"type": "integer", "minimum": 0},
+    "example": 181,
+}
+
+
+def documented_v2(
+    answer: type[BaseModel] | None,
+    *,
+    body: type[BaseModel] | None = None,
+    failures: tuple[int, ...] = (),
+    unready: type[BaseModel] | None = None,
+) -> dict[str, Any]:
+    """The same for a route of the Open Inference Protocol, whose failures have a shape of their
+    own. unready: what 503 answers; answer: None where it is a list, or nothing ever."""
+    responses: Responses = {200: {"description": "Done."}}
+    if answer is not None:
+        responses[200]["model"] = answer
+    for status in _V2_FAILURES if body is not None else failures:
+        responses[status] = {"model": V2Error, "description": _v2_words(status)}
+    if unready is not None:
+        responses[503] = {"model": unready, "description": "Not now."}
+    extra: dict[str, Any] = {"parameters": [_REQUEST_ID]}
+    if body is not None:
+        extra["parameters"] = [_REQUEST_ID, _TIMEOUT, _PRIORITY, _CALLER, _JSON_LENGTH]
+        schema = {"$ref": REF.format(model=body.__name__)}
+        extra["requestBody"] = {
+            "required": True,
+            "content": {
+                "application/json": {"schema": schema},
+                "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+            },
+        }
+    return {"response_model": None, "responses": responses, "openapi_extra": extra}
+
+
+def _v2_words(status: int) -> str:
+    if status == 501:
+        return _NOT_SUPPORTED
+    if status == 400:
+        return "Not strict JSON, or a field is wrong, missing, unknown or out of bounds."
+    return _FAILURES[status][0]
 
 
 def _failure(status: int) -> dict[str, Any]:

@@ -33,8 +33,8 @@ log = structlog.get_logger("app.api")
 _INTERNAL = "The server failed; its log has the reason under this request id."
 
 
-class _Bug(ServingError):
-    """Stands for an exception that is none of ours."""
+class InternalError(ServingError):
+    """The server failed; its log has the reason under this request id."""
 
 
 class NoSuchRoute(CallerError):
@@ -49,7 +49,7 @@ class WrongMethod(CallerError):
     code = "method_not_allowed"
 
 
-_TOLD = (_Bug, PoisonInput)  # of those with status 500; their text gives nothing away
+_TOLD = (InternalError, PoisonInput)  # of those with status 500; their text gives nothing away
 
 STATUS: dict[type[ServingError], int] = {
     ServingError: 500,
@@ -104,7 +104,9 @@ def error_response(request: Request, error: ServingError) -> Response:
 async def answer_serving_error(request: Request, error: Exception) -> Response:
     """What no service has counted, because none was asked or the call failed as a whole."""
     if not isinstance(error, ServingError):
-        error = _Bug(_INTERNAL)  # its traceback is logged by the middleware that it goes on to
+        error = InternalError(
+            _INTERNAL
+        )  # its traceback is logged by the middleware that it goes on to
     services_of(request).metrics.observe_rejected(error.code)
     return error_response(request, error)
 

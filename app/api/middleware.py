@@ -24,7 +24,7 @@ _SECURITY_HEADERS = (
     (b"referrer-policy", b"no-referrer"),
 )
 _MISDIRECTED = "The request names a host that this server does not answer for (ALLOWED_HOSTS)."
-_PROBES = "/health"
+_PROBES = ("/health", "/v2/health")
 _NO_STORE = (b"cache-control", b"no-store")
 
 

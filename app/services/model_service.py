@@ -1,8 +1,10 @@
 """What is served and how it is: for `/models`, health and readiness."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from app.core.parameters import Parameter
 from app.models.registry import Deployment, Registry
 from app.models.spec import Checkpoint
 from app.workers.status import ServingState
@@ -19,6 +21,26 @@ class Readiness:
     started: bool
     stopping: bool
     versions: dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class ServedVersion:
+    """What protocols need to know of one version, to translate requests for it.
+
+    versions: all of its model. takes: `text`, or `inputs` for tensors. signature: of a graph that
+    takes tensors, once it is loaded. state: as in `ServingState`.
+    """
+
+    name: str
+    version: str
+    versions: tuple[str, ...]
+    task: str
+    takes: str
+    runtime: str
+    parameters: tuple[Parameter, ...]
+    signature: Mapping[str, Any]
+    state: str
+    reason: str
 
 
 class ModelService:
@@ -41,6 +63,30 @@ class ModelService:
             started=all(state is not ServingState.LOADING for state in states),
             stopping=self._is_stopping,
             versions={deployment.spec.key: _state(deployment) for deployment in self._registry},
+        )
+
+    def find(self, name: str, version: str | None) -> ServedVersion:
+        """The version, or the model's default. Raises ModelNotFound."""
+        return self._served(self._registry.resolve(name, version))
+
+    def served(self) -> list[ServedVersion]:
+        """Every version, in the order of the catalog."""
+        return [self._served(deployment) for deployment in self._registry]
+
+    def _served(self, deployment: Deployment) -> ServedVersion:
+        spec, status = deployment.spec, deployment.supervisor.status
+        state, reason = deployment.supervisor.state_of(spec.key)
+        return ServedVersion(
+            name=spec.name,
+            version=spec.version,
+            versions=tuple(d.spec.version for d in self._registry if d.spec.name == spec.name),
+            task=spec.task,
+            takes=deployment.task.takes,
+            runtime=str(status.artefact.get("runtime", spec.runtime)),
+            parameters=deployment.parameters,
+            signature=status.signature,
+            state="stopping" if self._is_stopping else state.value,
+            reason=reason,
         )
 
     def describe(self) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from app.core.config import Settings
 from app.core.errors import ModelNotFound, ServingError
 from app.core.types import Answer, Asker, Done, Failed, Outcome, Timings, Usage
 from app.services.inference_service import InferenceRequest, InferenceResult
-from app.services.model_service import Readiness
+from app.services.model_service import Readiness, ServedVersion
 
 
 class EchoService:
@@ -92,17 +92,41 @@ class HangsInInfer(EchoService):
         return []
 
 
+ECHO = ServedVersion(
+    name="echo",
+    version="v1",
+    versions=("v1",),
+    task="translate",
+    takes="text",
+    runtime="ctranslate2_seq2seq",
+    parameters=(),
+    signature={},
+    state="ready",
+    reason="",
+)
+
+
 class FixedModels:
     """Says what it was told to say."""
 
     def __init__(self, readiness: Readiness) -> None:
         self.now = readiness
+        self.versions: list[ServedVersion] = [ECHO]
 
     def describe(self) -> Sequence[Mapping[str, Any]]:
         return [{"name": "echo", "version": "v1", "parameters": []}]
 
     def readiness(self) -> Readiness:
         return self.now
+
+    def find(self, name: str, version: str | None) -> ServedVersion:
+        for served in self.versions:
+            if served.name == name and version in (None, served.version):
+                return served
+        raise ModelNotFound(f"model {name!r} does not exist; models: echo")
+
+    def served(self) -> Sequence[ServedVersion]:
+        return self.versions
 
 
 class CountingMetrics:

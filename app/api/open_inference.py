@@ -1,0 +1,211 @@
+"""The Open Inference Protocol under /v2: health, metadata, inference, the repository's index."""
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import structlog
+from fastapi import APIRouter
+from fastapi.routing import APIRoute
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Match
+
+from app.api.deps import asker_of, note, open_inference_of, services_of, settings_of, timeout_ms_of
+from app.api.disconnect import run_unless_gone
+from app.api.documented import documented_v2
+from app.api.envelope import JsonResponse
+from app.api.errors import (
+    InternalError,
+    NoSuchRoute,
+    WrongMethod,
+    headers_of,
+    shown_to_caller,
+    status_of,
+)
+from app.api.open_inference_body import check_wanted, read_call, read_small_json, written
+from app.core.errors import CallerError, InvalidRequest, ServingError
+from app.core.types import Failed
+from app.schemas.open_inference import (
+    V2IndexBody,
+    V2InferAnswer,
+    V2InferBody,
+    V2Live,
+    V2Model,
+    V2Ready,
+    V2Server,
+    parse_index,
+)
+from app.services.open_inference import EXTENSIONS, OpenInference
+
+log = structlog.get_logger("app.api")
+
+BODIES = (V2InferBody, V2IndexBody)
+_MODEL = "/v2/models/{model_name}"
+_VERSION = f"{_MODEL}/versions/{{model_version}}"
+_REPOSITORY = "/v2/repository/models/{model_name}"
+
+
+class NotSupported(CallerError):
+    """A model is loaded when the server starts; change the catalog and start the server again."""
+
+    code = "not_supported"
+
+
+class ProtocolRoute(APIRoute):
+    """Answers every failure in the protocol's shape."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def answer(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except ServingError as error:
+                refused = error
+            except Exception as error:
+                log.error("request_failed", exc_info=error)
+                refused = InternalError()
+            services_of(request).metrics.observe_rejected(refused.code)
+            return refusal(refused)
+
+        return answer
+
+
+def refusal(error: ServingError) -> Response:
+    """What is wrong with a request is 400 in this protocol."""
+    error = shown_to_caller(error)
+    status = 501 if isinstance(error, NotSupported) else status_of(error)
+    status = 400 if isinstance(error, InvalidRequest) else status
+    return JsonResponse({"error": str(error)}, status, headers_of(error))
+
+
+router = APIRouter(tags=["open inference protocol"], route_class=ProtocolRoute)
+
+
+def _protocol(request: Request) -> OpenInference:
+    return open_inference_of(services_of(request), settings_of(request))
+
+
+def _asked(request: Request) -> tuple[str, str]:
+    """Model and version of the path; no version: the model's default."""
+    return request.path_params["model_name"], request.path_params.get("model_version", "")
+
+
+@router.get("/v2", **documented_v2(V2Server))
+async def v2_server(request: Request) -> Response:
+    """The server's name, version and extensions of the protocol."""
+    return JsonResponse(
+        {
+            "name": request.app.state.name,
+            "version": request.app.version,
+            "extensions": EXTENSIONS,
+        }
+    )
+
+
+@router.get("/v2/health/live", **documented_v2(V2Live))
+async def v2_live(request: Request) -> Response:
+    """Whether the server answers at all."""
+    return JsonResponse({"live": True})
+
+
+@router.get("/v2/health/ready", **documented_v2(V2Ready, unready=V2Ready))
+async def v2_ready(request: Request) -> Response:
+    """Whether every version serves or has been given up; as `/health/ready`."""
+    ready = services_of(request).models.readiness().ready
+    return JsonResponse({"ready": ready}, 200 if ready else 503)
+
+
+@router.get(_MODEL, **documented_v2(V2Model, failures=(404, 503)))
+async def v2_model(request: Request) -> Response:
+    """Names, types and shapes of what a model takes and gives."""
+    return JsonResponse(_protocol(request).metadata(*_asked(request)))
+
+
+@router.get(_VERSION, **documented_v2(V2Model, failures=(404, 503)))
+async def v2_model_version(request: Request) -> Response:
+    """The same of one version."""
+    return JsonResponse(_protocol(request).metadata(*_asked(request)))
+
+
+@router.get(f"{_MODEL}/ready", **documented_v2(V2Ready, failures=(404,), unready=V2Ready))
+async def v2_model_ready(request: Request) -> Response:
+    """Whether the model's default version takes requests."""
+    return _readiness(request)
+
+
+@router.get(f"{_VERSION}/ready", **documented_v2(V2Ready, failures=(404,), unready=V2Ready))
+async def v2_model_version_ready(request: Request) -> Response:
+    """Whether the version takes requests."""
+    return _readiness(request)
+
+
+def _readiness(request: Request) -> Response:
+    name, version = _asked(request)
+    ready = _protocol(request).is_ready(name, version)
+    return JsonResponse({"name": name, "ready": ready}, 200 if ready else 503)
+
+
+@router.post(f"{_MODEL}/infer", **documented_v2(V2InferAnswer, body=V2InferBody))
+async def v2_infer(request: Request) -> Response:
+    """Infer named tensors with a model's default version.
+
+    Text models take `text`, BYTES [n] or [n, 1]; what each gives is in its metadata. With the
+    binary tensor data extension raw bytes follow the JSON, in requests and answers.
+    """
+    return await _infer(request)
+
+
+@router.post(f"{_VERSION}/infer", **documented_v2(V2InferAnswer, body=V2InferBody))
+async def v2_infer_version(request: Request) -> Response:
+    """Infer named tensors with one version."""
+    return await _infer(request)
+
+
+async def _infer(request: Request) -> Response:
+    timeout_ms, asker = timeout_ms_of(request), asker_of(request)
+    call, parsed = await read_call(request, settings_of(request), *_asked(request))
+    check_wanted(parsed)
+    work = _protocol(request).infer(call, timeout_ms=timeout_ms, asker=asker)
+    reply = await run_unless_gone(request, work)
+    if isinstance(reply, Failed):
+        note(request, model_used=call.model)
+        return refusal(reply.error)
+    note(request, model_used=f"{reply.model}:{reply.version}")
+    return written(reply, parsed)
+
+
+@router.post("/v2/repository/index", **documented_v2(None, body=V2IndexBody))
+async def v2_index(request: Request) -> Response:
+    """Every version and its state: READY, LOADING, UNLOADING or UNAVAILABLE."""
+    wanted = parse_index(await read_small_json(request, settings_of(request).max_body_bytes))
+    return JsonResponse(_protocol(request).index(wanted.ready))
+
+
+@router.post(f"{_REPOSITORY}/load", **documented_v2(None, failures=(404, 501)))
+async def v2_load(request: Request) -> Response:
+    """Not supported: models are loaded when the server starts."""
+    return _cannot_change(request)
+
+
+@router.post(f"{_REPOSITORY}/unload", **documented_v2(None, failures=(404, 501)))
+async def v2_unload(request: Request) -> Response:
+    """Not supported: models stay loaded until the server ends."""
+    return _cannot_change(request)
+
+
+def _cannot_change(request: Request) -> Response:
+    _protocol(request).is_ready(*_asked(request))  # who does not exist is told so
+    raise NotSupported()
+
+
+_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+
+
+@router.api_route("/v2/{rest:path}", methods=_METHODS, include_in_schema=False)
+async def v2_nowhere(request: Request) -> Response:
+    """What is at no other path of the protocol fails in its shape, too."""
+    for route in router.routes:
+        if isinstance(route, APIRoute) and route.matches(request.scope)[0] is Match.PARTIAL:
+            raise WrongMethod(f"This path takes {', '.join(sorted(route.methods or ()))}.")
+    raise NoSuchRoute("There is nothing at this path; GET / lists the routes.")
