@@ -4,8 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run hub test test-hub test-hub-full check lint types fmt eval eval-hub bench bench-hub \
-	bench-scheduling simulation soak chaos lock clean
+.PHONY: help run hub test test-hub test-hub-full check lint types fmt proto eval eval-hub bench \
+	bench-hub bench-scheduling simulation soak chaos lock clean
 
 help:  ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -39,6 +39,10 @@ types: $(VENV)/.dev
 
 fmt: $(VENV)/.dev  ## Format the code
 	$(BIN)/black app tests scripts benchmarks
+
+proto: $(VENV)/.dev  ## Make the messages of gRPC from their definition
+	$(BIN)/python -m grpc_tools.protoc -I app/api --python_out=app/api --pyi_out=app/api \
+		app/api/open_inference.proto
 
 eval: $(VENV)/.serve  ## Measure the models' quality on packaged data, print the tables
 	$(BIN)/python -m scripts.evaluate

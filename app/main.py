@@ -14,13 +14,14 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import structlog
 import uvloop
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from app.api.application import build_app
+from app.api.application import NAME, VERSION, build_app
 from app.api.server import Server, allow_descriptors, build_server, open_socket
 from app.core.clock import MonotonicClock
 from app.core.config import Settings, load_settings
@@ -35,6 +36,9 @@ from app.models.spec import ModelSpec
 from app.services.inference_service import InferenceService
 from app.services.model_service import ModelService
 from app.services.response_cache import ResponseCache
+
+if TYPE_CHECKING:
+    from app.api.open_inference_grpc import GrpcServer
 
 log = structlog.get_logger()
 
@@ -55,14 +59,20 @@ class Application:
     app: ASGIApp
     services: Services
     fleet: Fleet
+    grpc: "GrpcServer | None" = None
 
     def refuse_new_work(self) -> None:
         self.services.models.stop()
         self.services.inference.stop()
+        if self.grpc is not None:
+            self.grpc.begin_stop()
 
 
 def create_app(settings: Settings, specs: Sequence[ModelSpec]) -> Application:
-    """Wire everything together. The workers live as long as the app's lifespan."""
+    """Wire everything together. The workers live as long as the app's lifespan.
+
+    Raises ConfigurationError for a GRPC_PORT that cannot be had.
+    """
     metrics, clock = Metrics(), MonotonicClock()
     stores = open_stores(settings, progress_for_stderr())
     fleet = build_fleet(specs, stores, settings, metrics, clock)
@@ -75,17 +85,33 @@ def create_app(settings: Settings, specs: Sequence[ModelSpec]) -> Application:
         cache=_response_cache(settings, metrics),
     )
     services = Services(inference, ModelService(fleet.registry), metrics)
+    grpc = _grpc_server(services, settings)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         running = asyncio.create_task(fleet.run())
         try:
+            if grpc is not None:
+                await grpc.start()
             yield
         finally:
+            if grpc is not None:
+                await grpc.stop()
             await fleet.stop()
             await running
 
-    return Application(build_app(services, settings, lifespan=lifespan), services, fleet)
+    return Application(build_app(services, settings, lifespan=lifespan), services, fleet, grpc)
+
+
+def _grpc_server(services: Services, settings: Settings) -> "GrpcServer | None":
+    """Raises ConfigurationError. The library is loaded only where it is used."""
+    if settings.grpc_port is None:
+        return None
+    try:
+        from app.api.open_inference_grpc import GrpcServer
+    except ModuleNotFoundError as missing:
+        raise ConfigurationError(f"GRPC_PORT needs the package {missing.name!r}") from missing
+    return GrpcServer(services, settings, NAME, VERSION)
 
 
 def _response_cache(settings: Settings, metrics: Metrics) -> ResponseCache | None:
@@ -149,7 +175,11 @@ def main() -> int:
         sys.stderr.write(f"ai-inference-backend: {wrong}\n")
         return 2
     with listening:
-        uvloop.run(serve(settings, specs, listening))
+        try:
+            uvloop.run(serve(settings, specs, listening))
+        except ConfigurationError as wrong:
+            sys.stderr.write(f"ai-inference-backend: {wrong}\n")
+            return 2
     return 0
 
 

@@ -114,20 +114,28 @@ def timeout_ms_of(request: Request) -> float | None:
 
 def asker_of(request: Request) -> Asker:
     """Who asks, by his own name or else by his address, and how urgently. Raises InvalidRequest."""
-    names = request.headers.getlist(PRIORITY_HEADER) or ["normal"]
+    return asker_from(
+        request.headers.getlist(PRIORITY_HEADER),
+        request.headers.getlist(CALLER_HEADER),
+        "" if request.client is None else request.client.host,
+    )
+
+
+def asker_from(priorities: list[str], callers: list[str], host: str) -> Asker:
+    """From what was sent under both names. Raises InvalidRequest."""
+    names = priorities or ["normal"]
     if len(names) > 1 or names[0] not in PRIORITIES:
         raise InvalidRequest(
             f"{PRIORITY_HEADER} is {', '.join(names)[:100]!r}; send one of "
             f"{', '.join(PRIORITIES)}, or leave it out."
         )
-    callers = request.headers.getlist(CALLER_HEADER)
     if callers and (len(callers) > 1 or not _CALLER.fullmatch(callers[0])):
         raise InvalidRequest(
             f"{CALLER_HEADER} is {', '.join(callers)[:100]!r}; send 1 to 64 of A-Za-z0-9._:-, or "
             "leave it out."
         )
     # A name cannot be mistaken for an address: no address has a slash before it.
-    address = "" if request.client is None else f"/{request.client.host}"
+    address = f"/{host}" if host else ""
     return Asker(callers[0] if callers else address, PRIORITIES[names[0]])
 
 

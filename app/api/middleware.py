@@ -7,6 +7,7 @@ import asyncio
 import re
 import time
 import uuid
+from collections.abc import Mapping
 from typing import Any
 
 import structlog
@@ -28,7 +29,7 @@ _PROBES = ("/health", "/v2/health")
 _NO_STORE = (b"cache-control", b"no-store")
 
 
-def request_id_from(headers: Headers) -> str:
+def request_id_from(headers: Mapping[str, str]) -> str:
     """The caller's id where it is one we can log and send back; else a new one."""
     given = headers.get("x-request-id", "")
     return given if _REQUEST_ID.fullmatch(given) else str(uuid.uuid4())

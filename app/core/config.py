@@ -47,6 +47,13 @@ class Settings(BaseSettings):
     debug: bool = Field(default=False, description="Log at debug level.")
     host: str = Field(default="0.0.0.0", min_length=1, description="Address to listen on.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0: any free.")
+    grpc_port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65535,
+        description="Port for the Open Inference Protocol over gRPC, without TLS; 0: any free; "
+        "unset: none.",
+    )
     default_model: str = Field(
         default="summarizer", min_length=1, description="Model of requests that name none."
     )

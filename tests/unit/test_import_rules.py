@@ -46,6 +46,8 @@ LIVES_ONLY_IN: dict[str, set[str]] = {
     # api: to catch the ValidationError of what a schema refuses.
     "pydantic": {"schemas", "core.config", "api"},
     "pydantic_settings": {"core.config"},
+    "grpc": {"api"},
+    "google": {"api"},  # protobuf
     **dict.fromkeys(
         (
             "openvino openvino_genai openvino_tokenizers tokenizers sentencepiece torch "

@@ -158,9 +158,10 @@ def test_bytes_are_taken_and_given_as_they_are():
     arrays = arrays_of(prepare(x={"data": raw, "shape": [1, 2], "datatype": "FP32"}))
     assert arrays["x"].tobytes() == raw
 
-    given = {"y": np.array([[1, math.nan]], np.float16), "n": np.array([3], np.int64)}
+    y = np.array([[1, math.nan]], np.float16)
+    given = {"y": y, "n": np.array([3], np.int64)}
     assert a_task().finish(prepare(), [given], {"binary": True}).value == {
-        "y": {"datatype": "FP16", "shape": [1, 2], "data": given["y"].tobytes()},
+        "y": {"datatype": "FP16", "shape": [1, 2], "data": y.tobytes()},
         "n": {"datatype": "INT64", "shape": [1], "data": (3).to_bytes(8, "little")},
     }
 

@@ -1,0 +1,220 @@
+"""The Open Inference Protocol over gRPC, by a channel of its own library."""
+
+import asyncio
+import socket
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from app.core.errors import (
+    ConfigurationError,
+    DeadlineExceeded,
+    InputTooLong,
+    ModelUnavailable,
+    Overloaded,
+    ServingError,
+)
+from app.core.parameters import Parameter
+from app.core.types import Priority
+from tests.api.serving import (
+    ECHO,
+    EchoService,
+    FailsEach,
+    FakeServices,
+    FixedModels,
+    HangsInInfer,
+    RaisesInInfer,
+    settings,
+)
+
+grpc = pytest.importorskip("grpc", reason="grpcio is not installed")
+from app.api import open_inference_pb2 as messages  # noqa: E402
+from app.api.open_inference_grpc import SERVICE, GrpcServer  # noqa: E402
+
+pytestmark = pytest.mark.asyncio
+DECLARED = (Parameter("stop", "strings", (), ""), Parameter("temperature", "number", 1.0, ""))
+
+
+class Client:
+    """Calls methods by name."""
+
+    def __init__(self, channel: Any) -> None:
+        self._channel = channel
+
+    def call(self, method: str, request: Any = None, **options: Any) -> Any:
+        made = self._channel.unary_unary(
+            f"/{SERVICE}/{method}",
+            request_serializer=lambda message: message.SerializeToString(),
+            response_deserializer=getattr(messages, f"{method}Response").FromString,
+        )
+        return made(request or getattr(messages, f"{method}Request")(), timeout=10, **options)
+
+
+@asynccontextmanager
+async def serving(inference: EchoService | None = None, **changes: Any) -> AsyncIterator[Client]:
+    services = FakeServices(inference or EchoService())
+    services.models = FixedModels(services.models.now)
+    services.models.versions = [replace(ECHO, parameters=DECLARED)]
+    server = GrpcServer(
+        services, settings(host="127.0.0.1", grpc_port=0, **changes), "server", "0.1"
+    )
+    await server.start()
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+            yield Client(channel)
+    finally:
+        await server.stop()
+
+
+def infer(*texts: str, **more: Any) -> Any:
+    tensor = messages.ModelInferRequest.InferInputTensor(
+        name="text",
+        datatype="BYTES",
+        shape=[len(texts)],
+        contents={"bytes_contents": [text.encode() for text in texts]},
+    )
+    return messages.ModelInferRequest(model_name="echo", inputs=[tensor], **more)
+
+
+async def refused(call: Any) -> Any:
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await call
+    return error.value
+
+
+async def test_health_and_metadata():
+    async with serving() as client:
+        assert (await client.call("ServerLive")).live
+        assert (await client.call("ServerReady")).ready
+        assert (await client.call("ModelReady", messages.ModelReadyRequest(name="echo"))).ready
+        server = await client.call("ServerMetadata")
+        assert (server.name, "binary_tensor_data" in server.extensions) == ("server", True)
+        model = await client.call("ModelMetadata", messages.ModelMetadataRequest(name="echo"))
+        assert (model.versions, model.inputs[0].name) == (["v1"], "text")
+        assert list(model.inputs[0].shape) == [-1]
+        (index,) = (await client.call("RepositoryIndex")).models
+        assert (index.name, index.state) == ("echo", "READY")
+
+
+async def test_typed_contents_and_raw_bytes_mean_the_same():
+    async with serving() as client:
+        typed = await client.call("ModelInfer", infer("é", "two words", id="mine"))
+        raw = infer("x", "y")
+        raw.inputs[0].ClearField("contents")
+        raw.raw_input_contents.append(
+            b"".join(struct.pack("<I", len(t)) + t for t in ("é".encode(), b"two words"))
+        )
+        by_bytes = await client.call("ModelInfer", raw)
+        assert typed.id == "mine"
+        assert typed.raw_output_contents == by_bytes.raw_output_contents
+        assert [o.name for o in typed.outputs] == ["text", "input_tokens", "output_tokens"]
+        assert typed.raw_output_contents[1] == struct.pack("<qq", 1, 2)
+
+
+async def test_deadline_urgency_caller_and_parameters_reach_the_service():
+    service = EchoService()
+    async with serving(service) as client:
+        parameters = {
+            "stop": {"string_param": "."},
+            "temperature": {"double_param": 0.5},
+            "priority": {"uint64_param": 3},
+        }
+        metadata = [("x-caller-id", "me")]
+        await client.call("ModelInfer", infer("a", parameters=parameters), metadata=metadata)
+    (asker,) = service.askers
+    assert (asker.caller, asker.priority) == ("me", Priority.BATCH)
+    assert service.timeouts_ms[0] is not None and 5000 < service.timeouts_ms[0] <= 10_000
+    assert service.requests[0].parameters == {"stop": ["."], "temperature": 0.5}
+
+
+async def test_a_call_that_is_cancelled_withdraws_its_work():
+    service = HangsInInfer()
+    async with serving(service) as client:
+        call = client.call("ModelInfer", infer("a"))
+        await service.began.wait()
+        call.cancel()
+        await asyncio.wait_for(service.cancelled.wait(), 10)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (InputTooLong("long"), "INVALID_ARGUMENT"),
+        (Overloaded("full"), "RESOURCE_EXHAUSTED"),
+        (ModelUnavailable("loading"), "UNAVAILABLE"),
+        (DeadlineExceeded("late"), "DEADLINE_EXCEEDED"),
+        (ConfigurationError("secret"), "INTERNAL"),
+    ],
+)
+async def test_failures_have_codes(error: ServingError, code: str):
+    async with serving(FailsEach(error)) as client:
+        answer = await refused(client.call("ModelInfer", infer("a")))
+    assert answer.code().name == code
+    assert answer.details() == (str(error) if code != "INTERNAL" else answer.details())
+    assert "secret" not in answer.details()
+    if code in ("RESOURCE_EXHAUSTED", "UNAVAILABLE"):
+        assert dict(answer.trailing_metadata())["retry-after"] == "1"
+
+
+async def test_faults_of_ours_tell_nothing():
+    async with serving(RaisesInInfer(ValueError("secret"))) as client:
+        answer = await refused(client.call("ModelInfer", infer("a")))
+    assert (answer.code().name, "secret" in answer.details()) == ("INTERNAL", False)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda r: r.raw_input_contents.extend([b"", b""]), "raw_input_contents has 2 entries"),
+        (lambda r: r.inputs.append(r.inputs[0]), "inputs takes at most 64 tensors of different"),
+        (
+            lambda r: r.inputs[0].shape.append(2**62),
+            "inputs.text.shape is [1, 4611686018427387904]",
+        ),
+        (lambda r: r.inputs[0].shape.extend([-1]), "inputs.text.shape must be"),
+        (lambda r: setattr(r.inputs[0], "datatype", "FP16"), "FP16 goes into raw_input_contents"),
+        (lambda r: setattr(r.inputs[0], "name", "z"), "inputs.z is unknown"),
+        (lambda r: r.outputs.add(name="z"), "outputs.z is unknown"),
+        (
+            lambda r: r.inputs[0].contents.bytes_contents.__setitem__(0, b"\xff"),
+            "inputs.text.contents[0] is not UTF-8",
+        ),
+        (lambda r: r.parameters["priority"].MergeFrom(messages.InferParameter()), "priority must"),
+    ],
+)
+async def test_hostile_requests_are_invalid_arguments(change: Any, words: str):
+    request = infer("a")
+    change(request)
+    async with serving() as client:
+        answer = await refused(client.call("ModelInfer", request))
+    assert (answer.code().name, words in answer.details()) == ("INVALID_ARGUMENT", True), answer
+
+
+async def test_messages_and_values_are_bounded():
+    async with serving(max_body_bytes=1024, max_tensor_values=2) as client:
+        many = await refused(client.call("ModelInfer", infer("a", "b", "c")))
+        large = await refused(client.call("ModelInfer", infer("a" * 2000)))
+    assert "at most 2 are taken (MAX_TENSOR_VALUES)" in many.details()
+    assert large.code().name == "RESOURCE_EXHAUSTED"
+
+
+async def test_unknown_models_and_methods_that_are_not_ours():
+    async with serving() as client:
+        missing = await refused(
+            client.call("ModelReady", messages.ModelReadyRequest(name="missing"))
+        )
+        load = messages.RepositoryModelLoadRequest(model_name="echo")
+        cannot = await refused(client.call("RepositoryModelLoad", load))
+    assert (missing.code().name, cannot.code().name) == ("NOT_FOUND", "UNIMPLEMENTED")
+
+
+async def test_a_port_that_is_taken_is_told():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        chosen = settings(host="127.0.0.1", grpc_port=port)
+        with pytest.raises(ConfigurationError, match="another GRPC_PORT"):
+            GrpcServer(FakeServices(), chosen, "server", "0.1")
