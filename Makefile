@@ -30,15 +30,15 @@ test-hub-full: $(VENV)/.hub $(VENV)/.test  ## The same at the published sizes; s
 check: lint types test test-hub  ## All that a change must pass
 
 lint: $(VENV)/.dev
-	$(BIN)/black --check --quiet app tests scripts benchmarks
-	$(BIN)/flake8 app tests scripts benchmarks
+	$(BIN)/black --check --quiet app tests scripts benchmarks examples
+	$(BIN)/flake8 app tests scripts benchmarks examples
 
 types: $(VENV)/.dev
 	$(BIN)/mypy app
 	$(BIN)/mypy tests
 
 fmt: $(VENV)/.dev  ## Format the code
-	$(BIN)/black app tests scripts benchmarks
+	$(BIN)/black app tests scripts benchmarks examples
 
 proto: $(VENV)/.dev  ## Make the messages of gRPC from their definition
 	$(BIN)/python -m grpc_tools.protoc -I app/api --python_out=app/api --pyi_out=app/api \

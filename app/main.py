@@ -9,6 +9,7 @@ SHUTDOWN_GRACE_S, the workers end, exit 0. A second signal does not wait.
 import asyncio
 import contextlib
 import gc
+import os
 import signal
 import socket
 import sys
@@ -107,6 +108,8 @@ def _grpc_server(services: Services, settings: Settings) -> "GrpcServer | None":
     """Raises ConfigurationError. The library is loaded only where it is used."""
     if settings.grpc_port is None:
         return None
+    # Workers are started by fork and exec at once; its handlers around fork only fill the log.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     try:
         from app.api.open_inference_grpc import GrpcServer
     except ModuleNotFoundError as missing:

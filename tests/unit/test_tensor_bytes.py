@@ -27,7 +27,7 @@ def some(datatype):
     dtype, shape = DATATYPES[datatype], arrays.array_shapes(max_dims=4, max_side=4)
     if dtype.kind != "f":
         return arrays.arrays(dtype, shape)
-    finite = st.floats(width=8 * dtype.itemsize, allow_nan=False, allow_infinity=False)
+    finite = arrays.from_dtype(dtype, allow_nan=False, allow_infinity=False)
     return arrays.arrays(dtype, shape, elements=finite)
 
 
@@ -97,7 +97,7 @@ def test_one_long_string_among_many_is_not_padded_to_all():
 
 
 def test_lists_nested_without_end_are_refused():
-    data: list = [1]
+    data: list[object] = [1]
     for _ in range(10_000):
         data = [data]
     with pytest.raises(InvalidRequest, match="nested deeper than 32 lists"):
