@@ -34,6 +34,7 @@ from tests.api.serving import (
 grpc = pytest.importorskip("grpc", reason="grpcio is not installed")
 from app.api import open_inference_pb2 as messages  # noqa: E402
 from app.api.open_inference_grpc import SERVICE, GrpcServer  # noqa: E402
+from app.api.open_inference_messages import call_of  # noqa: E402
 
 pytestmark = pytest.mark.asyncio
 DECLARED = (Parameter("stop", "strings", (), ""), Parameter("temperature", "number", 1.0, ""))
@@ -218,3 +219,22 @@ async def test_a_port_that_is_taken_is_told():
         chosen = settings(host="127.0.0.1", grpc_port=port)
         with pytest.raises(ConfigurationError, match="another GRPC_PORT"):
             GrpcServer(FakeServices(), chosen, "server", "0.1")
+
+
+@pytest.mark.parametrize(
+    ("datatype", "contents", "expected"),
+    [
+        ("BOOL", {"bool_contents": [True, False]}, [True, False]),
+        ("INT8", {"int_contents": [-1, 300]}, [-1, 300]),  # its range is the model's to check
+        ("UINT64", {"uint64_contents": [2**64 - 1, 0]}, [2**64 - 1, 0]),
+        ("FP32", {"fp32_contents": [0.5, float("inf")]}, struct.pack("<2f", 0.5, float("inf"))),
+        ("FP64", {"fp64_contents": [0.1, 2.0]}, struct.pack("<2d", 0.1, 2.0)),
+    ],
+)
+async def test_typed_numbers_become_values_or_exact_bytes(
+    datatype: str, contents: Any, expected: Any
+):
+    request = messages.ModelInferRequest(model_name="graph")
+    request.inputs.add(name="x", datatype=datatype, shape=[2], contents=contents)
+    (tensor,) = call_of(request, 2).inputs
+    assert (tensor.shape, tensor.data) == ((2,), expected)
