@@ -254,6 +254,7 @@ class CountsUp:
         self.steps.append(set(self._made))
         self.on_step(len(self.steps))
         finished: dict[int, tuple[Generated, ...]] = {}
+        read = {i: len(prompt) for i, (prompt, _, made) in self._made.items() if not made}
         for sequence_id, (prompt, sampling, made) in self._made.items():
             made.append(prompt[-1] + len(made) + 1)
             if len(made) == sampling.max_new_tokens and len(made) < ENDLESS:
@@ -262,7 +263,7 @@ class CountsUp:
         tokens = len(self._made)
         for sequence_id in finished:
             del self._made[sequence_id]
-        return StepOutcome(finished, tokens)
+        return StepOutcome(finished, tokens, read)
 
 
 class RefusesWord(CountsUp):

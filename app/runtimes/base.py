@@ -42,10 +42,14 @@ class OneShotRuntime(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StepOutcome:
-    """What one step ended: continuations by sequence id, and how many tokens it made."""
+    """What one step ended: continuations by sequence id, and how many tokens it made.
+
+    read: how many tokens of prompts it read, by sequence id.
+    """
 
     finished: Mapping[int, tuple[Generated, ...]]
     tokens: int
+    read: Mapping[int, int]
 
 
 class StepRuntime(Protocol):
@@ -59,10 +63,10 @@ class StepRuntime(Protocol):
         """Text of a continuation, special tokens left out."""
 
     def add(self, sequence_id: int, prompt: TokenIds, sampling: Sampling) -> None:
-        """Let a prompt join at the next step."""
+        """Let a prompt join at the next step that has room to read it."""
 
     def cancel(self, sequence_id: int) -> None:
-        """Let a prompt leave before the next step."""
+        """Let a prompt leave before the next step, between two chunks if it is being read."""
 
     def step(self) -> StepOutcome:
         """One token for every running sequence; long prompts are read in chunks."""

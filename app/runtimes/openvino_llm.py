@@ -1,10 +1,12 @@
 """Decoder LLMs on OpenVINO GenAI's continuous batching: a GGUF file or a folder with its IR.
 
-`ContinuousBatchingPipeline.step` computes one token for every running sequence and reads long
-prompts in chunks between them; it holds the interpreter while it computes, so it is called
-directly on the worker's loop. Tokens stay inside the pipeline until a sequence has ended.
+`ContinuousBatchingPipeline.step` computes one token for every running sequence and beside them a
+chunk of the prompts that are not read yet (openvino_llm_reading.py says which, and why it matters);
+it holds the interpreter while it computes, so it is called directly on the worker's loop. Tokens
+stay inside the pipeline until a sequence has ended.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,17 +20,21 @@ from app.core.inference import Generated, Sampling, TokenIds
 from app.runtimes.base import StepOutcome, StreamPlan
 from app.runtimes.mapped import drop_pages
 from app.runtimes.openvino_llm_files import (
-    FP32,
-    MOST_WHOLE_PROMPT,
+    CHUNK_TOKENS,
     Setup,
     cache_tokens,
     open_pipeline,
 )
+from app.runtimes.openvino_llm_reading import (
+    COMPANY_TOKENS,
+    SPARE_TOKENS,
+    PromptReading,
+    spare_life,
+)
 
-WARM_UP_PROMPT = range(100, 116)  # any ordinary tokens
+OWN_PROMPT = range(100, 116)  # any ordinary tokens
 NEVER_CUT = 2**31 - 1
-COMPANION = 2**62  # no caller's id
-COMPANION_TOKENS = 64
+FIRST_OWN_ID = 2**62  # no caller's
 
 
 class GenAiTokenizer:
@@ -87,9 +93,7 @@ class OpenVinoLlm:
             precision = "int8"
         self.threads = plan.threads
         self.max_running_tokens = cache_tokens(kv_bytes_per_token, precision, max_tokens, cache_mb)
-        # Where a prompt is cut depends on its neighbours, and with it how an 8-bit cache rounds.
-        whole = max_tokens if model.is_dir() and max_tokens <= MOST_WHOLE_PROMPT else 0
-        setup = Setup(plan.threads, self.max_running_tokens, precision, whole)
+        setup = Setup(plan.threads, self.max_running_tokens, precision)
         self._pipeline = open_pipeline(model, prepared, setup)
         self.tokenizer = GenAiTokenizer(
             self._pipeline.get_tokenizer(),
@@ -97,10 +101,11 @@ class OpenVinoLlm:
             is_own=model.is_dir(),
         )
         self._ends = self._ending_tokens()
-        self._companion: Any = None
-        self._joining: list[int] = []  # lengths of the prompts that the next step reads
-        self._needs_company = model.is_dir() and precision != FP32
+        self._reading = PromptReading(CHUNK_TOKENS, plan.threads)
+        self._held: dict[int, tuple[Any, Any]] = {}  # prompts that the pipeline does not have yet
         self._handles: dict[int, Any] = {}
+        self._spare: Any = None
+        self._own_ids = itertools.count(FIRST_OWN_ID)
         self._warm_up()
         drop_pages(model / "openvino_model.bin")  # the engine has its own copy by now
 
@@ -108,50 +113,53 @@ class OpenVinoLlm:
         return self.tokenizer.decode(token_ids)
 
     def add(self, sequence_id: int, prompt: TokenIds, sampling: Sampling) -> None:
-        """Let a prompt join at the next step."""
-        ids = ov.Tensor(np.asarray([prompt], dtype=np.int64))
+        """Let a prompt join at the next step that has room to read it."""
         config = self._config(sampling)
-        self._handles[sequence_id] = self._pipeline.add_request(sequence_id, ids, config)
-        self._joining.append(len(prompt))
+        config.validate()  # here, where it concerns this prompt alone, and not in a step of all
+        if not prompt:
+            raise ValueError("a prompt has at least one token")
+        self._held[sequence_id] = _tensor(prompt), config
+        rows = max(sampling.sequences, sampling.beams)
+        self._reading.add(sequence_id, len(prompt), rows)
 
     def cancel(self, sequence_id: int) -> None:
-        """Let a prompt leave before the next step."""
-        self._handles.pop(sequence_id).cancel()
+        """Let a prompt leave before the next step, read or not."""
+        self._reading.remove([sequence_id])
+        if self._held.pop(sequence_id, None) is None:
+            self._handles.pop(sequence_id).cancel()
 
     def step(self) -> StepOutcome:
-        """One token for every running sequence."""
-        tokens = len(self._handles)
-        if self._needs_company:
-            self._keep_company()
+        """One token for every sequence whose prompt is read; a piece of those that are not."""
+        read = self._prepare_step()
         self._pipeline.step()
         ended = [i for i, handle in self._handles.items() if _has_ended(handle)]
+        self._reading.remove(ended)
         finished = {i: _generated(self._handles.pop(i)) for i in ended}
-        return StepOutcome(finished, tokens)
+        return StepOutcome(finished, self._reading.writing + len(finished), read)
 
-    def _keep_company(self) -> None:
-        """Let a prompt of our own run beside one that would be alone.
+    def _prepare_step(self) -> dict[int, int]:
+        """Give the pipeline what it is to read, in the order that app/runtimes/openvino_llm_reading
+        counts on. Returns the prompt tokens that it will read."""
+        if self._spare is not None and _has_ended(self._spare):
+            self._spare = None
+        plan = self._reading.plan(has_spare=self._spare is not None)
+        if plan.drop_spare:
+            self._spare.cancel()
+            self._spare = None
+        if plan.start_spare:
+            self._spare = self._add_own(OWN_PROMPT[:SPARE_TOKENS], spare_life(self._reading.left))
+        for sequence_id in plan.join:
+            prompt, config = self._held.pop(sequence_id)
+            self._handles[sequence_id] = self._pipeline.add_request(sequence_id, prompt, config)
+        if plan.needs_company:
+            self._add_own(OWN_PROMPT[:COMPANY_TOKENS], 1)
+        return plan.read
 
-        The CPU plugin has another kernel for a single row than for two and more, and it rounds the
-        activations of quantised weights otherwise: a greedy text would depend on its neighbours.
-        """
-        is_wanted = len(self._handles) == 1
-        if sum(self._joining) == 1:  # prompts are read apart from whatever runs
-            self._dismiss()
-            is_wanted = True
-        self._joining.clear()
-        if self._companion is not None and (not is_wanted or _has_ended(self._companion)):
-            self._dismiss()
-        if is_wanted and self._companion is None:
-            config = genai.GenerationConfig()
-            config.max_new_tokens = COMPANION_TOKENS
-            config.ignore_eos = True
-            ids = ov.Tensor(np.asarray([WARM_UP_PROMPT[:1]], dtype=np.int64))
-            self._companion = self._pipeline.add_request(COMPANION, ids, config)
-
-    def _dismiss(self) -> None:
-        if self._companion is not None and not _has_ended(self._companion):
-            self._companion.cancel()
-        self._companion = None
+    def _add_own(self, prompt: Sequence[int], new_tokens: int) -> Any:
+        config = genai.GenerationConfig()
+        config.max_new_tokens = new_tokens
+        config.ignore_eos = True
+        return self._pipeline.add_request(next(self._own_ids), _tensor(prompt), config)
 
     def _ending_tokens(self) -> set[int]:
         """The tokenizer's end of text, and whatever else ends one (generation_config.json)."""
@@ -160,8 +168,8 @@ class OpenVinoLlm:
 
     def _warm_up(self) -> None:
         """Generate a little, so that no caller pays for the first run of the kernels."""
-        self.add(0, WARM_UP_PROMPT, Sampling(max_new_tokens=2))
-        while self._handles:
+        self.add(0, OWN_PROMPT, Sampling(max_new_tokens=2))
+        while self._held or self._handles:
             self.step()
 
     def _config(self, sampling: Sampling) -> Any:
@@ -186,6 +194,10 @@ class OpenVinoLlm:
             if sampling.top_k is not None:
                 config.top_k = sampling.top_k
         return config
+
+
+def _tensor(prompt: Sequence[int]) -> Any:
+    return ov.Tensor(np.asarray([prompt], dtype=np.int64))
 
 
 def _has_ended(handle: Any) -> bool:

@@ -18,8 +18,7 @@ from app.core.errors import CannotLoad
 
 log = structlog.get_logger()
 
-CHUNK_TOKENS = 256
-MOST_WHOLE_PROMPT = 2048  # a longer context is read in chunks: a step must not last for seconds
+CHUNK_TOKENS = 256  # rows of a step: what is written, and as much of the prompts as has room
 LIBRARY_ERRORS = (RuntimeError, IndexError, ValueError)  # what it raises for a broken file
 UNFINISHED = "unfinished-"
 ABANDONED_AFTER_S = 3600
@@ -27,13 +26,17 @@ PREPARED_FILES = ("openvino_model.xml", "openvino_tokenizer.xml", "openvino_deto
 NOISE = ("Exception from ", "Check ")  # lines of the library's errors that say where, not what
 
 BLOCK_TOKENS = 32  # the CPU plugin's
-SPARE_BLOCKS = 64  # the last block of each sequence is rarely full
+SPARE_BLOCKS = 72  # the last block of each of 64 sequences is rarely full; and those of our own
 SMALL_CACHE_SHARE = 0.3  # of fp32; measured
 LEAST_CACHE_TOKENS = 256
 DEFAULT_CACHE_MB = 128
 MOST_UNASKED_CACHE_MB = 1024
 UNKNOWN_CACHE = 40_000  # tokens, where nobody says what one takes: 1 GB for a 135M model, at most
 FP32 = "fp32"
+# A scale per token. The plugin's choice, one per channel of a block of tokens, is set anew as the
+# block fills, so that a text would depend on where its prompt was cut.
+KEYS_BY_TOKEN = {"KEY_CACHE_QUANT_MODE": "BY_TOKEN"}
+AS_THE_LIBRARY_LIKES = KEYS_BY_TOKEN
 PLAIN = {
     "INFERENCE_PRECISION_HINT": "f32",
     "KV_CACHE_PRECISION": "f32",
@@ -45,25 +48,22 @@ QUANTISED = {
     "INFERENCE_PRECISION_HINT": "f32",
     "KV_CACHE_PRECISION": "u8",
     "DYNAMIC_QUANTIZATION_GROUP_SIZE": 128,
+    **KEYS_BY_TOKEN,
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """How the library is to run a model. cache_tokens: most that may be in the cache at once.
-
-    whole_prompt: the longest prompt, if prompts are read in one step each; 0: in chunks.
-    """
+    """How the library is to run a model. cache_tokens: most that may be in the cache at once."""
 
     threads: int
     cache_tokens: int
     precision: str | None = None
-    whole_prompt: int = 0
 
     @property
     def properties(self) -> dict[str, Any]:
         """Said in full, because a model file may carry properties of its own."""
-        chosen = {None: {}, FP32: PLAIN}.get(self.precision, QUANTISED)
+        chosen = {None: AS_THE_LIBRARY_LIKES, FP32: PLAIN}.get(self.precision, QUANTISED)
         return {"INFERENCE_NUM_THREADS": self.threads, **chosen}
 
 
@@ -140,8 +140,8 @@ def _check_folder(folder: Path) -> None:
 def _pipeline(source: Path, setup: Setup, **saving: bool) -> Any:
     scheduler = genai.SchedulerConfig()
     scheduler.num_kv_blocks = setup.cache_tokens // BLOCK_TOKENS + SPARE_BLOCKS
-    scheduler.max_num_batched_tokens = max(CHUNK_TOKENS, setup.whole_prompt)
-    scheduler.dynamic_split_fuse = setup.whole_prompt == 0
+    scheduler.max_num_batched_tokens = CHUNK_TOKENS
+    scheduler.dynamic_split_fuse = True
     properties = {**setup.properties, **saving}
     return genai.ContinuousBatchingPipeline(str(source), scheduler, "CPU", properties, saving)
 

@@ -111,7 +111,11 @@ class TorchLlm:
         if self._managed is None:
             return own
         managed = self._managed.step(0 if len(self._own) else NEWS_WAIT_S)
-        return StepOutcome({**own.finished, **managed.finished}, own.tokens + managed.tokens)
+        return StepOutcome(
+            {**own.finished, **managed.finished},
+            own.tokens + managed.tokens,
+            {**own.read, **managed.read},
+        )
 
     def _warm_up(self) -> None:
         """Generate a little: a model without a cache is refused here, and nobody pays for the

@@ -50,6 +50,7 @@ class ManagedBatches:
         self._ends = ends
         self._decode = decode
         self._running: dict[str, tuple[int, Sampling]] = {}
+        self._given: dict[int, int] = {}  # prompt tokens; when they are read, the manager knows
         self._manager = _started(_twin(model), max_running_tokens, ends)
         self._warm_up()
         threading.Thread(target=self._stop_with_process, daemon=True).start()
@@ -57,6 +58,7 @@ class ManagedBatches:
     def add(self, sequence_id: int, prompt: TokenIds, sampling: Sampling) -> None:
         name = str(sequence_id)
         self._running[name] = (sequence_id, sampling)
+        self._given[sequence_id] = len(prompt)
         self._manager.add_request(
             list(prompt),
             request_id=name,
@@ -71,7 +73,7 @@ class ManagedBatches:
     def step(self, wait_s: float) -> StepOutcome:
         """What has ended since the last call; waits `wait_s` for the first of it.
 
-        The tokens of a text are counted when it ends. Raises ServingError when the manager failed.
+        The tokens of a text are counted when it ends, those of a prompt when it is given. Raises ServingError when the manager failed.
         """
         finished: dict[int, tuple[Generated, ...]] = {}
         for result in self._news(wait_s):
@@ -88,7 +90,9 @@ class ManagedBatches:
                 finished[sequence_id] = (generated,)
                 if not result.is_finished():
                     self._manager.cancel_request(result.request_id)
-        return StepOutcome(finished, sum(len(g.token_ids) for (g,) in finished.values()))
+        tokens = sum(len(g.token_ids) for (g,) in finished.values())
+        read, self._given = self._given, {}
+        return StepOutcome(finished, tokens, read)
 
     def _news(self, wait_s: float) -> Iterator[Any]:
         result = self._manager.get_result(timeout=wait_s)

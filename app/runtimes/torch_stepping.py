@@ -7,6 +7,7 @@ top_p, and the same numbers for a seed.
 """
 
 import inspect
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,8 @@ from app.core.errors import CannotLoad
 from app.core.inference import Generated, Sampling, TokenIds
 from app.runtimes.base import StepOutcome
 from app.runtimes.torch_device import Placement, compute
+
+CHUNK_TOKENS = 256  # where prompts are cut: multiples of it from their start, whoever is beside
 
 Decode = Callable[[Sequence[int]], str]
 
@@ -47,7 +50,8 @@ class Running:
 
 
 class Stepping:
-    """Runs the prompts. A prompt is read whole in the step in which it joins."""
+    """Runs the prompts. A step reads one chunk of one prompt, or as many short prompts as are no
+    longer together; those that are not read take turns, so that none waits for a long one's end."""
 
     def __init__(
         self,
@@ -63,6 +67,7 @@ class Stepping:
         self._ends = ends
         self._decode = decode
         self._running: dict[int, Running] = {}
+        self._unread: deque[int] = deque()  # whose prompts are not read to their end, by turn
         # Logits of a long prompt's every token would need more room than its cache.
         takes_it = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._forward_options = {"logits_to_keep": 1} if takes_it else {}
@@ -77,22 +82,48 @@ class Stepping:
         ids = torch.tensor([list(prompt)] * sampling.sequences, device=self._placement.device)
         texts = [Continuation([]) for _ in range(sampling.sequences)]
         self._running[sequence_id] = Running(sampling, ids, None, _chooser(sampling), texts)
+        self._unread.append(sequence_id)
 
     def cancel(self, sequence_id: int) -> None:
         del self._running[sequence_id]
+        if sequence_id in self._unread:
+            self._unread.remove(sequence_id)
 
     def step(self) -> StepOutcome:
-        """One token for every text that has not ended."""
+        """One token for every text that has not ended and whose prompt is read."""
+        read = self._turns()
         tokens = 0
-        for running in self._running.values():
-            tokens += self._advance(running)
+        goes_on: list[int] = []
+        for sequence_id, running in self._running.items():
+            if sequence_id not in read and sequence_id in self._unread:
+                continue
+            if running.unread.shape[1] > CHUNK_TOKENS:
+                self._read_chunk(running)
+                goes_on.append(sequence_id)
+            else:
+                tokens += self._advance(running)
+        self._unread = deque([*(i for i in self._unread if i not in read), *goes_on])
         done = [i for i, it in self._running.items() if all(text.ended for text in it.texts)]
         finished = {i: _generated(self._running.pop(i)) for i in done}
-        return StepOutcome(finished, tokens)
+        return StepOutcome(finished, tokens, read)
+
+    def _turns(self) -> dict[int, int]:
+        """Whose prompts are read in this step, and how many tokens of each."""
+        read: dict[int, int] = {}
+        room = CHUNK_TOKENS
+        for sequence_id in self._unread:
+            tokens = min(self._running[sequence_id].unread.shape[1], CHUNK_TOKENS)
+            if tokens > room:
+                break
+            read[sequence_id] = tokens
+            room -= tokens
+        return read
 
     def _advance(self, running: Running) -> int:
         """How many tokens there are more."""
-        logits = compute(self._placement, self._threads, lambda: self._logits(running))
+        logits = compute(
+            self._placement, self._threads, lambda: self._logits(running, running.unread)
+        )
         chosen = running.choose(logits)
         # Texts that have ended stay in the pass and draw as well, as in `generate`: what the others
         # draw must not depend on when these end.
@@ -103,10 +134,15 @@ class Stepping:
                 self._append(text, token, running.sampling)
         return len(growing)
 
-    def _logits(self, running: Running) -> torch.Tensor:
+    def _read_chunk(self, running: Running) -> None:
+        chunk, rest = running.unread[:, :CHUNK_TOKENS], running.unread[:, CHUNK_TOKENS:]
+        compute(self._placement, self._threads, lambda: self._logits(running, chunk))
+        running.unread = rest
+
+    def _logits(self, running: Running, token_ids: torch.Tensor) -> torch.Tensor:
         """float32 [texts, vocabulary], on the CPU: what is drawn does not depend on the device."""
         read = self._model(
-            input_ids=running.unread,
+            input_ids=token_ids,
             past_key_values=running.cache,
             use_cache=True,
             **self._forward_options,

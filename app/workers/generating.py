@@ -171,7 +171,8 @@ class GeneratingLoop:
         self._scheduler.apply(outcome.finished)
         for item_id in outcome.finished:
             self._announce(Ended(item_id))
-        self._batches.append(BatchRan(running, outcome.tokens, outcome.tokens, ms, 0.0))
+        tokens = outcome.tokens + sum(outcome.read.values())
+        self._batches.append(BatchRan(running, tokens, tokens, ms, 0.0))
         replies = [
             self._finish(self._pending.pop(item_id), generated)
             for item_id, generated in outcome.finished.items()

@@ -23,6 +23,7 @@ from app.core.inference import Generated, Sampling  # noqa: E402
 from app.core.parameters import resolve  # noqa: E402
 from app.runtimes.base import StreamPlan  # noqa: E402
 from app.runtimes.openvino_llm import OpenVinoLlm  # noqa: E402
+from app.runtimes.openvino_llm_files import BLOCK_TOKENS, SPARE_BLOCKS  # noqa: E402
 from app.tasks.generate import Generate  # noqa: E402
 from app.tasks.parameters import GENERATE  # noqa: E402
 
@@ -310,4 +311,7 @@ def test_the_cache_holds_what_it_was_given_and_too_small_a_cache_is_refused(fp32
     with pytest.raises(CannotLoad, match="raise cache_mb"):
         load(fp32, cache_mb=2)
     assert load(fp32, cache_mb=3).tokenizer.max_tokens == CONTEXT
-    assert load(fp32, cache_mb=8).max_running_tokens == 8 * 2**20 // KV_BYTES - 64 * 32
+    assert (
+        load(fp32, cache_mb=8).max_running_tokens
+        == 8 * 2**20 // KV_BYTES - SPARE_BLOCKS * BLOCK_TOKENS
+    )

@@ -213,7 +213,9 @@ class CountsToThree:
             made.append(ord("123"[len(made)]))
         ended = [sequence_id for sequence_id, made in self._made.items() if len(made) == 3]
         return StepOutcome(
-            {i: (Generated(tuple(self._made.pop(i)), "length"),) for i in ended}, len(self._made)
+            {i: (Generated(tuple(self._made.pop(i)), "length"),) for i in ended},
+            len(self._made),
+            {},
         )
 
     def sin(self) -> None:
