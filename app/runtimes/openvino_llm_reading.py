@@ -1,7 +1,7 @@
 """Which prompts the pipeline is given before a step, and where it will cut them. No library here.
 
-The pipeline's own rule: a step has room for `budget` rows; every sequence that writes takes one, and
-prompts, in the order in which they were given, take what is left. What a text becomes must not
+The pipeline's own rule: a step has room for `budget` rows; every sequence that writes takes one,
+and prompts, in the order in which they were given, take what is left. What a text becomes must not
 depend on its neighbours. Where a prompt is cut does not matter, measured to the bit, but for one
 case: a piece of a single token goes through another attention kernel. So we count along and see to
 it that no such piece comes about:

@@ -73,7 +73,8 @@ class ManagedBatches:
     def step(self, wait_s: float) -> StepOutcome:
         """What has ended since the last call; waits `wait_s` for the first of it.
 
-        The tokens of a text are counted when it ends, those of a prompt when it is given. Raises ServingError when the manager failed.
+        The tokens of a text are counted when it ends, those of a prompt when it is given.
+        Raises ServingError when the manager failed.
         """
         finished: dict[int, tuple[Generated, ...]] = {}
         for result in self._news(wait_s):

@@ -311,12 +311,12 @@ async def test_a_sequence_is_announced_before_it_joins_and_when_it_leaves():
         assert about == [Started(item, [item], 0.0), Ended(item)]
 
 
-async def test_every_step_is_reported_once():
+async def test_every_step_is_reported_once_with_the_prompt_tokens_that_it_read():
     async with running(Bench()) as bench:
         await bench.answer(bench.submit("a", 3))
         steps = bench.loop.take_batches()
 
-    assert [(step.rows, step.real_tokens) for step in steps] == [(1, 1)] * 3
+    assert [(step.rows, step.real_tokens) for step in steps] == [(1, 2), (1, 1), (1, 1)]
     assert bench.loop.take_batches() == []
 
 
