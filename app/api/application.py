@@ -16,6 +16,7 @@ from app.api.deps import AppServices
 from app.api.documented import REF, documented
 from app.api.envelope import JsonResponse
 from app.api.middleware import RequestContext
+from app.api.plain_route import PlainRoute
 from app.core.config import Settings
 from app.schemas.request import BatchBody, InferBody
 from app.schemas.response import IndexAnswer
@@ -39,7 +40,7 @@ _TAGS = [
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
-router = APIRouter(tags=["health"])
+router = APIRouter(tags=["health"], route_class=PlainRoute)
 
 
 @router.get("/", **documented(IndexAnswer))

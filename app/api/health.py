@@ -10,10 +10,11 @@ from starlette.responses import Response
 from app.api.deps import services_of
 from app.api.documented import Responses, documented
 from app.api.envelope import JsonResponse
+from app.api.plain_route import PlainRoute
 from app.schemas.response import HealthAnswer, ProbeAnswer
 from app.services.model_service import Readiness
 
-router = APIRouter(tags=["health"])
+router = APIRouter(tags=["health"], route_class=PlainRoute)
 
 _NONE_CAN: Responses = {503: {"model": HealthAnswer, "description": "No version can serve."}}
 _NO: Responses = {503: {"model": ProbeAnswer, "description": "No, for these reasons."}}

@@ -15,6 +15,7 @@ from app.api.disconnect import run_unless_gone
 from app.api.documented import documented
 from app.api.envelope import JsonResponse
 from app.api.errors import error_response
+from app.api.plain_route import PlainRoute
 from app.core.config import Settings
 from app.core.errors import InvalidRequest, InvariantBroken
 from app.core.types import Asker, Failed
@@ -24,7 +25,7 @@ from app.services.inference_service import InferenceRequest, InferenceResult
 
 _VALUES_PER_ENTRY = 1000  # five fields, and parameters with room to spare
 
-router = APIRouter(tags=["inference"])
+router = APIRouter(tags=["inference"], route_class=PlainRoute)
 
 
 @router.post("/infer", **documented(InferAnswer, body=InferBody))

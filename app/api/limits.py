@@ -18,7 +18,9 @@ MAX_PIPELINED = 16
 LEAST_BYTES_PER_S = 1024
 MAX_REFUSED_CONNECTIONS = 64  # those that are being told so; further ones are dropped
 TOO_MANY_CONNECTIONS = "too_many_connections"
+OVERLOADED = "overloaded"
 RETRY_AFTER_S = 1
+_TEMPORARY = (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,7 @@ class Occupancy:
         self._limits = limits
         self._by_client: Counter[str] = Counter()
         self._not_told = 0
+        self._shed = 0
         self.served = 0
         self.refused = 0  # and still open, because they are being told so
         self.body_bytes = 0
@@ -107,6 +110,15 @@ class Occupancy:
     def note_refused(self) -> None:
         self._not_told += 1
         self._limits.on_refused(TOO_MANY_CONNECTIONS)
+
+    def note_shed(self) -> None:
+        self._shed += 1
+        self._limits.on_refused(OVERLOADED)
+
+    def take_shed(self) -> int:
+        """Requests refused since the last call because the server was late."""
+        count, self._shed = self._shed, 0
+        return count
 
     def take_refused(self) -> int:
         """Connections refused since the last call: a flood is one line of the log."""
@@ -165,6 +177,10 @@ def too_slow(part: str, patience_s: float) -> Refused:
     )
 
 
+def overloaded(message: str) -> Refused:
+    return Refused(HTTPStatus.TOO_MANY_REQUESTS, OVERLOADED, message)
+
+
 def _no_place(who: str, setting: str) -> Refused:
     return Refused(
         HTTPStatus.SERVICE_UNAVAILABLE,
@@ -173,15 +189,18 @@ def _no_place(who: str, setting: str) -> Refused:
     )
 
 
-def refusal_bytes(refused: Refused) -> bytes:
-    """A whole answer, below the application."""
-    is_temporary = refused.status is HTTPStatus.SERVICE_UNAVAILABLE
+def refusal_bytes(refused: Refused, *, closes: bool = True) -> bytes:
+    """A whole answer, below the application. closes: it is the connection's last."""
+    is_temporary = refused.status in _TEMPORARY
     retry_after_s = RETRY_AFTER_S if is_temporary else None
-    body = failure_bytes(refused.code, str(refused), str(uuid.uuid4()), retry_after_s)
+    request_id = str(uuid.uuid4())
+    body = failure_bytes(refused.code, str(refused), request_id, retry_after_s)
     retry = f"retry-after: {RETRY_AFTER_S}\r\n" if is_temporary else ""
+    connection = "connection: close\r\n" if closes else ""
     head = (
         f"HTTP/1.1 {refused.status.value} {refused.status.phrase}\r\n"
         f"content-type: application/json\r\ncontent-length: {len(body)}\r\n{retry}"
-        "x-content-type-options: nosniff\r\ncache-control: no-store\r\nconnection: close\r\n\r\n"
+        "x-content-type-options: nosniff\r\ncache-control: no-store\r\n"
+        f"x-request-id: {request_id}\r\n{connection}\r\n"
     )
     return head.encode("ascii") + body

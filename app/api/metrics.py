@@ -9,13 +9,14 @@ from starlette.responses import Response
 from app.api.deps import services_of
 from app.api.documented import Responses, documented
 from app.api.envelope import JsonResponse
+from app.api.plain_route import PlainRoute
 from app.schemas.response import MetricsAnswer
 
 PROMETHEUS_TEXT = "text/plain; version=0.0.4; charset=utf-8"
 
 _ZERO = re.compile(r"q=0(?:\.0*)?")
 
-router = APIRouter(tags=["metrics"])
+router = APIRouter(tags=["metrics"], route_class=PlainRoute)
 
 _BOTH: Responses = {
     200: {

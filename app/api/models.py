@@ -7,9 +7,10 @@ from starlette.responses import Response
 from app.api.deps import services_of, settings_of
 from app.api.documented import documented
 from app.api.envelope import JsonResponse
+from app.api.plain_route import PlainRoute
 from app.schemas.response import ModelsAnswer
 
-router = APIRouter(tags=["models"])
+router = APIRouter(tags=["models"], route_class=PlainRoute)
 
 
 @router.get("/models", **documented(ModelsAnswer))

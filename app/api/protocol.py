@@ -19,6 +19,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from app.api.answer_transport import AnswerTransport
 from app.api.kernel import bytes_in_kernel, is_closed_by_peer
 from app.api.limits import (
     MAX_HEADERS,
@@ -45,8 +46,14 @@ MAX_LINGER_BYTES = 16 * 2**20
 class LimitedConfig(uvicorn.Config):
     """uvicorn's configuration and our limits, which its protocols find here."""
 
-    def __init__(self, app: Any, limits: Limits, **options: Any) -> None:
-        super().__init__(app, http=LimitedProtocol, **options)
+    def __init__(
+        self,
+        app: Any,
+        limits: Limits,
+        protocol: "type[LimitedProtocol] | None" = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(app, http=protocol or LimitedProtocol, **options)
         self.limits = limits
         self.occupancy = Occupancy(limits)
 
@@ -202,7 +209,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._begin(Reading.BODY, self._heard)
         super().on_headers_complete()
         self._unanswered.append(Unanswered(self.cycle))
-        self.cycle.transport = cast(asyncio.Transport, _GentleTransport(self))
+        self.cycle.transport = cast(asyncio.Transport, AnswerTransport(self))
 
     def on_body(self, body: bytes) -> None:
         self._idle_bytes = 0
@@ -327,18 +334,6 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _is_discarding(self) -> bool:
         return self._reading is Reading.BODY and self.cycle.response_complete
-
-
-class _GentleTransport:
-    """What a request's cycle may do with the connection."""
-
-    def __init__(self, protocol: LimitedProtocol) -> None:
-        self._protocol = protocol
-        self.is_closing = protocol.transport.is_closing
-        self.close = protocol.close_gently
-
-    def write(self, data: bytes) -> None:
-        self._protocol.write_counted(data)
 
 
 def _as_refused(error: httptools.HttpParserError) -> Refused:

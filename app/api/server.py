@@ -13,7 +13,8 @@ from starlette.types import ASGIApp
 
 from app.api.kernel import probe_when_silent
 from app.api.limits import MAX_REFUSED_CONNECTIONS, Limits
-from app.api.protocol import LimitedConfig, LimitedProtocol
+from app.api.protocol import LimitedProtocol
+from app.api.shedding import SheddingConfig
 from app.core.config import Settings
 from app.core.errors import ConfigurationError
 
@@ -37,6 +38,20 @@ class Server(uvicorn.Server):
             self._sweep()
         return await super().on_tick(counter)
 
+    async def main_loop(self) -> None:
+        """Watched: what comes later than it should is refused before it is read."""
+        async with asyncio.TaskGroup() as tasks:
+            watching = (
+                tasks.create_task(self.config.watch())
+                if isinstance(self.config, SheddingConfig)
+                else None
+            )
+            try:
+                await super().main_loop()
+            finally:
+                if watching is not None:
+                    watching.cancel()
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Who is slow does not hold up the stop for all of the grace."""
         sweeping = asyncio.create_task(self._keep_sweeping())
@@ -55,10 +70,11 @@ class Server(uvicorn.Server):
         for connection in list(self.server_state.connections):
             if isinstance(connection, LimitedProtocol):
                 connection.sweep(now)
-        if isinstance(self.config, LimitedConfig) and (
-            count := self.config.occupancy.take_refused()
-        ):
-            log.warning("connections_refused", count=count)
+        if isinstance(self.config, SheddingConfig):
+            if count := self.config.occupancy.take_refused():
+                log.warning("connections_refused", count=count)
+            if count := self.config.occupancy.take_shed():
+                log.warning("requests_shed", count=count)
 
 
 def build_server(
@@ -85,7 +101,7 @@ def build_server(
         on_refused=on_refused,
         on_connections=on_connections,
     )
-    config = LimitedConfig(
+    config = SheddingConfig(
         app,
         limits,
         loop="uvloop",

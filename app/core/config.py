@@ -180,6 +180,13 @@ class Settings(BaseSettings):
         description="Most memory that one worker may hold, in MB, before it is killed and "
         "replaced; 0: any.",
     )
+    worker_nice: int = Field(
+        default=10,
+        ge=0,
+        le=19,
+        description="How much of their priority workers leave to the server's own process, as for "
+        "`nice`, so that requests are read and refused at once while all cores compute.",
+    )
     shutdown_grace_s: float = Field(
         default=20.0, ge=0, le=3600, description="Time for running work to end at a stop, seconds."
     )

@@ -199,6 +199,7 @@ def _load_message(
         log_format=settings.log_format,
         log_level=settings.effective_log_level,
         memory_limit_bytes=settings.worker_memory_limit_mb * 2**20,
+        nice=settings.worker_nice,
     )
 
 

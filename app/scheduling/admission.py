@@ -2,7 +2,9 @@
 
 An item whose deadline would pass before its turn is refused here too, at once, in place of waiting
 in vain. The prediction errs towards taking: it is asked of the worker (`note_backlog`), counts
-only who would be served before, and knows nothing until something was measured.
+only who would be served before, and knows nothing until something was measured. It is corrected by
+what became of those whom it concerned: a factor that 95 of 100 of them stayed within (a quantile
+followed by stochastic approximation, Robbins and Monro 1951).
 """
 
 from collections import defaultdict
@@ -13,6 +15,9 @@ from app.core.types import NOBODY, Asker, Priority
 RATE_SMOOTHING = 0.05
 MAX_RETRY_AFTER_S = 60.0
 FORGETTING = 0.8  # weight of the past at each report of a backlog
+IN_TIME = 0.95  # share of those taken near their deadline that should meet it
+SLACK_STEP = 0.05
+MAX_SLACK = 4.0
 
 
 class Admission:
@@ -30,18 +35,24 @@ class Admission:
         }
         self._reported_ms = 0.0  # smoothed backlogs, as their worker saw them
         self._reported_work = 0.0  # and the work they were
+        self._slack = 1.0  # by how much nearly all stay within their prediction
 
     def acquire(
         self, asker: Asker = NOBODY, work: float = 1.0, timeout_ms: float = float("inf")
-    ) -> None:
-        """Take a permit. Raises Overloaded, with the time after which room is likely."""
+    ) -> float:
+        """Take a permit. Raises Overloaded, with the time after which room is likely.
+
+        Returns the milliseconds that were predicted, for `note_time`; 0 where the end is not near
+        the deadline.
+        """
         if self.in_use >= self.limit:
             raise Overloaded(
                 f"{self._name} already has {self.in_use} inputs waiting or running, its limit "
                 f"(MAX_QUEUE_ITEMS={self.limit}); try again later",
                 retry_after_s=self.retry_after_s(),
             )
-        finish_ms = self._predicted_ms(asker, work, timeout_ms)
+        predicted_ms = self._predicted_ms(asker, work, timeout_ms)
+        finish_ms = self._slack * predicted_ms
         if finish_ms > timeout_ms:
             raise Overloaded(
                 f"{self._name} would answer in about {finish_ms / 1000:.1f} s, after the deadline "
@@ -50,6 +61,7 @@ class Admission:
             )
         self.in_use += 1
         self._work[asker.priority][asker.caller] += work
+        return predicted_ms
 
     def release(self, now: float, asker: Asker = NOBODY, work: float = 1.0) -> None:
         """An item was answered, whatever the answer."""
@@ -71,6 +83,13 @@ class Admission:
             self._reported_ms = FORGETTING * self._reported_ms + ms
             self._reported_work = FORGETTING * self._reported_work + work
 
+    def note_time(self, predicted_ms: float, took_ms: float) -> None:
+        """What was predicted to take so long took so long, or was given up after it."""
+        if predicted_ms:
+            is_late = took_ms > self._slack * predicted_ms
+            step = SLACK_STEP * (IN_TIME if is_late else IN_TIME - 1)
+            self._slack = min(MAX_SLACK, max(1.0, self._slack * (1 + step)))
+
     def retry_after_s(self) -> float:
         """Seconds in which, at the present pace, half of the queue is answered."""
         pace = 0.01 if self._gap_s is None else self._gap_s
@@ -83,7 +102,8 @@ class Admission:
         ms_per_work = self._reported_ms / self._reported_work
         better = sum(sum(left.values()) for cls, left in self._work.items() if cls < asker.priority)
         alike = self._work[asker.priority]
-        if (better + sum(alike.values()) + work) * ms_per_work <= timeout_ms:
+        rough_ms = (better + sum(alike.values()) + work) * ms_per_work
+        if self._slack * rough_ms <= timeout_ms / 2:
             return 0.0  # soon enough even if all went first; the rest costs a look at each caller
         own = alike.get(asker.caller, 0) + work
         others = sum(min(left, own) for caller, left in alike.items() if caller != asker.caller)

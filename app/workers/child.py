@@ -73,6 +73,7 @@ class Worker:
         load = await self._load
         configure_logging(load.log_format, load.log_level)
         limit_memory(load.memory_limit_bytes)
+        leave_priority(load.nice)
         started = time.monotonic()
         try:
             work, facts = await asyncio.to_thread(
@@ -207,6 +208,18 @@ def limit_memory(limit_bytes: int) -> None:
     if limit_bytes:
         most = 2 * limit_bytes + RESERVED_BYTES
         resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+
+
+def leave_priority(nice: int) -> None:
+    """Let the server's process go first: else nobody reads requests while all cores compute.
+
+    Linux may group processes by session for scheduling, and each worker is the first of its own:
+    there only the group's own value counts (sched(7), autogroup).
+    """
+    os.nice(nice)
+    with contextlib.suppress(OSError):  # no such grouping here
+        with open("/proc/self/autogroup", "w", encoding="ascii") as group:
+            group.write(str(nice))
 
 
 def die_with_parent() -> None:

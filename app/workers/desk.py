@@ -12,7 +12,8 @@ from typing import Any
 import structlog
 
 from app.core.clock import Clock
-from app.core.types import NOBODY, Asker, Outcome
+from app.core.errors import DeadlineExceeded
+from app.core.types import NOBODY, Asker, Done, Outcome
 from app.scheduling.admission import Admission
 from app.workers.ledger import Ledger, Owed
 from app.workers.messages import WireItem, pack_inputs
@@ -50,7 +51,7 @@ class Desk:
         """
         packed = None if inputs is None else pack_inputs(inputs)
         work = float(len(text) or 1)
-        self._admission.acquire(asker, work, timeout_ms)
+        predicted_ms = self._admission.acquire(asker, work, timeout_ms)
         loop = asyncio.get_running_loop()
         outcome: asyncio.Future[Outcome] = loop.create_future()
         now, item_id = self._clock.now(), next(self._ids)
@@ -70,7 +71,10 @@ class Desk:
 
         def settle(result: Outcome) -> None:
             timer.cancel()
-            self._admission.release(self._clock.now(), asker, work)
+            ended = self._clock.now()
+            self._admission.release(ended, asker, work)
+            if _tells_time(result):
+                self._admission.note_time(predicted_ms, 1000 * (ended - now))
             if not outcome.done():  # else its caller left
                 outcome.set_result(result)
 
@@ -79,3 +83,8 @@ class Desk:
         )
         self.ledger.accept(Owed(item, now + timeout_ms / 1000, settle), now)
         return outcome
+
+
+def _tells_time(outcome: Outcome) -> bool:
+    """Whether the input ended when it was its turn, or might have been if there were time."""
+    return isinstance(outcome, Done) or isinstance(outcome.error, DeadlineExceeded)

@@ -31,7 +31,7 @@ class Load(Struct, frozen=True, tag=True):
 
     calibration_path: where the result is kept between starts; empty where nothing is calibrated.
     prepared_path: folder for what the runtime makes of the files, to start faster the next time.
-    memory_limit_bytes: 0: any.
+    memory_limit_bytes: 0: any. nice: how much of its priority the process leaves to others.
     """
 
     artefact: str
@@ -48,6 +48,7 @@ class Load(Struct, frozen=True, tag=True):
     log_format: str
     log_level: str
     memory_limit_bytes: int = 0
+    nice: int = 0
 
 
 class WireItem(Struct, frozen=True):

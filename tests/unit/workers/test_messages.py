@@ -49,6 +49,7 @@ TO_WORKER = [
         log_format="json",
         log_level="info",
         memory_limit_bytes=2**30,
+        nice=10,
     ),
     Submit(
         [WireItem(1, "sentiment:v1", "na\u00efve \U0001f600", {"stop": ["a"], "n": 2**53}, 1.5)]
