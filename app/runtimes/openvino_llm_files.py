@@ -7,6 +7,7 @@ memory the key-value cache may take is decided here too.
 import shutil
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,8 @@ class Setup:
     @property
     def properties(self) -> dict[str, Any]:
         """Said in full, because a model file may carry properties of its own."""
-        chosen = {None: AS_THE_LIBRARY_LIKES, FP32: PLAIN}.get(self.precision, QUANTISED)
+        by_precision = {None: AS_THE_LIBRARY_LIKES, FP32: PLAIN}
+        chosen: Mapping[str, Any] = by_precision.get(self.precision, QUANTISED)
         return {"INFERENCE_NUM_THREADS": self.threads, **chosen}
 
 

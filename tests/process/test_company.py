@@ -1,6 +1,7 @@
 """What the embedded generator writes does not depend on who shares its steps."""
 
 from itertools import islice
+from typing import Any
 
 import pytest
 
@@ -68,7 +69,7 @@ def test_a_long_prompt_is_read_while_others_write_and_leaves_between_two_chunks(
     runtime.add(2, prompts[6], GREEDY)
     reads = [runtime.step().read.get(2, 0) for _ in range(2)]
     runtime.cancel(2)
-    finished = {}
+    finished: dict[int, Any] = {}
     while not finished:
         outcome = runtime.step()
         assert not outcome.read
