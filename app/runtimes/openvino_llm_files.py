@@ -64,8 +64,11 @@ class Setup:
     @property
     def properties(self) -> dict[str, Any]:
         """Said in full, because a model file may carry properties of its own."""
-        by_precision = {None: AS_THE_LIBRARY_LIKES, FP32: PLAIN}
-        chosen: Mapping[str, Any] = by_precision.get(self.precision, QUANTISED)
+        chosen: Mapping[str, Any] = QUANTISED
+        if self.precision is None:
+            chosen = AS_THE_LIBRARY_LIKES
+        elif self.precision == FP32:
+            chosen = PLAIN
         return {"INFERENCE_NUM_THREADS": self.threads, **chosen}
 
 
