@@ -14,6 +14,8 @@ class Connection(Protocol):
 
     def close_gently(self) -> None: ...
 
+    def answering(self, status: bytes) -> None: ...
+
 
 class AnswerTransport:
     """What a request's cycle may do with the connection.
@@ -35,6 +37,7 @@ class AnswerTransport:
         else:
             self._has_written = True
             self._head = data
+            self._protocol.answering(data[9:12])
             self._protocol.loop.call_soon(self._flush)
 
     def close(self) -> None:

@@ -311,6 +311,9 @@ class LimitedProtocol(HttpToolsProtocol):
         elif self._body_pace.is_lost(now):
             self.refuse(too_slow("body", self._limits.body_timeout_s))
 
+    def answering(self, status: bytes) -> None:
+        """The answer to the oldest request begins, with this status."""
+
     def write_counted(self, data: bytes) -> None:
         self._written += len(data)
         self.transport.write(data)

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 from app.api.kernel import probe_when_silent
 from app.api.limits import MAX_REFUSED_CONNECTIONS, Limits
 from app.api.protocol import LimitedProtocol
-from app.api.shedding import SheddingConfig
+from app.api.shedding import Shedding, SheddingConfig
 from app.core.config import Settings
 from app.core.errors import ConfigurationError
 
@@ -42,7 +42,7 @@ class Server(uvicorn.Server):
         """Watched: what comes later than it should is refused before it is read."""
         async with asyncio.TaskGroup() as tasks:
             watching = (
-                tasks.create_task(self.config.watch())
+                tasks.create_task(self.config.shedding.watch())
                 if isinstance(self.config, SheddingConfig)
                 else None
             )
@@ -83,6 +83,7 @@ def build_server(
     *,
     on_refused: Callable[[str], None] = lambda code: None,
     on_connections: Callable[[int], None] = lambda count: None,
+    shedding: Shedding | None = None,
 ) -> Server:
     """A server to `await server.serve(sockets=[open_socket(...)])`.
 
@@ -104,6 +105,7 @@ def build_server(
     config = SheddingConfig(
         app,
         limits,
+        shedding,
         loop="uvloop",
         ws="none",
         lifespan="on",

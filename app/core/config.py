@@ -181,7 +181,7 @@ class Settings(BaseSettings):
         "replaced; 0: any.",
     )
     worker_nice: int = Field(
-        default=10,
+        default=5,
         ge=0,
         le=19,
         description="How much of their priority workers leave to the server's own process, as for "

@@ -17,6 +17,7 @@ MAX_RETRY_AFTER_S = 60.0
 FORGETTING = 0.8  # weight of the past at each report of a backlog
 IN_TIME = 0.95  # share of those taken near their deadline that should meet it
 SLACK_STEP = 0.05
+WAY_SHARE = 0.05  # of the time of an input, for its answer's way back
 MAX_SLACK = 4.0
 
 
@@ -35,7 +36,7 @@ class Admission:
         }
         self._reported_ms = 0.0  # smoothed backlogs, as their worker saw them
         self._reported_work = 0.0  # and the work they were
-        self._slack = 1.0  # by how much nearly all stay within their prediction
+        self.slack = 1.0  # by how much nearly all stay within their prediction
 
     def acquire(
         self, asker: Asker = NOBODY, work: float = 1.0, timeout_ms: float = float("inf")
@@ -45,15 +46,15 @@ class Admission:
         Returns the milliseconds that were predicted, for `note_time`; 0 where the end is not near
         the deadline.
         """
-        if self.in_use >= self.limit:
+        if self.in_use >= self._limit_of(asker.priority):
             raise Overloaded(
                 f"{self._name} already has {self.in_use} inputs waiting or running, its limit "
                 f"(MAX_QUEUE_ITEMS={self.limit}); try again later",
                 retry_after_s=self.retry_after_s(),
             )
         predicted_ms = self._predicted_ms(asker, work, timeout_ms)
-        finish_ms = self._slack * predicted_ms
-        if finish_ms > timeout_ms:
+        finish_ms = self.slack * predicted_ms
+        if finish_ms > (1 - WAY_SHARE) * timeout_ms:
             raise Overloaded(
                 f"{self._name} would answer in about {finish_ms / 1000:.1f} s, after the deadline "
                 f"in {timeout_ms / 1000:.1f} s; try again later",
@@ -83,12 +84,16 @@ class Admission:
             self._reported_ms = FORGETTING * self._reported_ms + ms
             self._reported_work = FORGETTING * self._reported_work + work
 
+    def _limit_of(self, priority: Priority) -> int:
+        """The best class finds room where others have filled the queue."""
+        return self.limit + (self.limit // 8 if priority is Priority.INTERACTIVE else 0)
+
     def note_time(self, predicted_ms: float, took_ms: float) -> None:
         """What was predicted to take so long took so long, or was given up after it."""
         if predicted_ms:
-            is_late = took_ms > self._slack * predicted_ms
+            is_late = took_ms > self.slack * predicted_ms
             step = SLACK_STEP * (IN_TIME if is_late else IN_TIME - 1)
-            self._slack = min(MAX_SLACK, max(1.0, self._slack * (1 + step)))
+            self.slack = min(MAX_SLACK, max(1.0, self.slack * (1 + step)))
 
     def retry_after_s(self) -> float:
         """Seconds in which, at the present pace, half of the queue is answered."""
@@ -103,7 +108,7 @@ class Admission:
         better = sum(sum(left.values()) for cls, left in self._work.items() if cls < asker.priority)
         alike = self._work[asker.priority]
         rough_ms = (better + sum(alike.values()) + work) * ms_per_work
-        if self._slack * rough_ms <= timeout_ms / 2:
+        if self.slack * rough_ms <= timeout_ms / 2:
             return 0.0  # soon enough even if all went first; the rest costs a look at each caller
         own = alike.get(asker.caller, 0) + work
         others = sum(min(left, own) for caller, left in alike.items() if caller != asker.caller)

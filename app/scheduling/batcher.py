@@ -117,9 +117,7 @@ class Batcher:
         head = company[0]
         by_length = sorted(company, key=_tokens_of)
         tokens = [row.tokens for row in by_length]
-        slack_ms = [
-            inf if row.deadline is None else (row.deadline - now) * 1000 for row in by_length
-        ]
+        slack_ms = [_slack_ms(row, now) for row in by_length]
         at = bisect_left(tokens, head.tokens)  # the sort is stable: it is first among its like
         if slack_ms[at] < self._alone_ms(head):
             slack_ms[at] = inf  # it is late as it is
@@ -251,5 +249,5 @@ class Batcher:
 
 
 def _slack_ms(row: Row, now: float) -> float:
-    """Until its deadline."""
-    return inf if row.deadline is None else (row.deadline - now) * 1000
+    """Until it should be done."""
+    return inf if row.aim is None else (row.aim - now) * 1000

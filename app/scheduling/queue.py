@@ -14,6 +14,7 @@ from app.scheduling.fair_order import FairOrder
 
 _SLACK = 64  # entries of rows that left which the heap may hold before it is cleared of them
 URGENT_LOOKED_AT = 32
+WAY_SHARE, MOST_WAY_S = 0.05, 0.05  # of the time of an input, for its answer's way back
 # A caller with short deadlines on everything may be served so much more than his share for them.
 URGENT_AHEAD_TOKENS = 2048
 
@@ -34,6 +35,13 @@ class Row:
     group: Hashable = None
     priority: Priority = Priority.NORMAL
     caller: str = ""
+
+    @property
+    def aim(self) -> float | None:
+        """When to be done, so that the answer reaches its caller by the deadline."""
+        if self.deadline is None:
+            return None
+        return self.deadline - min(MOST_WAY_S, WAY_SHARE * (self.deadline - self.arrived))
 
     @property
     def key(self) -> tuple[int, int]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from app.api.application import build_app
 from app.api.server import build_server, open_socket
+from app.api.shedding import Shedding, Who
 from app.core.config import Settings
 from app.core.errors import ModelNotFound, ServingError
 from app.core.types import Answer, Asker, Done, Failed, Outcome, Timings, Usage
@@ -129,6 +130,13 @@ class FixedModels:
         return self.versions
 
 
+class NeverSheds(Shedding):
+    """The loop of the tests stands still between them, which looks like overload."""
+
+    def sheds(self, who: Who) -> bool:
+        return False
+
+
 class CountingMetrics:
     def __init__(self) -> None:
         self.rejected: list[str] = []
@@ -206,6 +214,7 @@ async def serving(services: FakeServices | None = None, **changes: Any) -> Async
         chosen,
         on_refused=lambda code: services.metrics.observe_rejected(code),
         on_connections=lambda count: services.metrics.note_connections(count),
+        shedding=NeverSheds(),
     )
     listener = open_socket("127.0.0.1", 0, silence_s=chosen.client_silence_s)
     task = asyncio.create_task(server.serve(sockets=[listener]))

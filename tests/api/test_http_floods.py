@@ -219,3 +219,35 @@ async def test_clients_that_leave_or_break_off_leave_nothing_behind(path: str):
         await nobody_left(running)
         assert running.server.server_state.tasks == set()
         assert service.began.is_set() and service.cancelled.is_set()
+
+
+async def test_a_request_that_is_shed_is_refused_unread_and_its_connection_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    body = b'{"text": "a"}'
+    async with serving() as running, running.connection() as (reader, writer):
+        shedding = running.server.config.shedding
+        for sheds, status in ((True, b"429"), (False, b"200"), (True, b"429")):
+            monkeypatch.setattr(shedding, "sheds", lambda who, sheds=sheds: sheds)
+            writer.write(post(body))
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+            answer = json.loads(await reader.readexactly(length))
+            assert head.startswith(b"HTTP/1.1 " + status)
+            if sheds:
+                assert answer["error"]["code"] == "overloaded"
+                assert answer["request_id"].encode() in head.partition(b"x-request-id: ")[2]
+                assert b"retry-after: 1\r\n" in head
+        writer.write(GET)  # probes pass
+        assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 200 ")
+        assert len(running.services.inference.requests) == 1
+        assert running.services.metrics.rejected == ["overloaded"] * 2
+
+
+async def test_a_large_body_is_not_read_for_a_refusal(monkeypatch: pytest.MonkeyPatch):
+    """The application refuses it, or takes it."""
+    async with serving() as running:
+        monkeypatch.setattr(running.server.config.shedding, "sheds", lambda who: True)
+        text = b'{"text": "' + b"a" * 2**17 + b'"}'
+        close = post(text).replace(b"Host: a", b"Host: a\r\nConnection: close")
+        assert (await running.talk(close)).startswith(b"HTTP/1.1 200 ")

@@ -260,7 +260,7 @@ def test_a_row_whose_deadline_the_batch_would_miss_is_left_for_another():
 def test_the_heads_own_deadline_bounds_its_batch():
     cost = CostModel(fixed_ms=20.0, per_token_ms=0.1, per_pair_ms=0.0)
     queue = RowQueue()
-    queue.add([Row(1, 0, 20, 0.0, deadline=0.0245), *(Row(i, 0, 20, 0.0) for i in range(2, 9))])
+    queue.add([Row(1, 0, 20, 0.0, deadline=0.0258), *(Row(i, 0, 20, 0.0) for i in range(2, 9))])
 
     assert len(lengths(batcher(cost).choose(queue, 0.0))) == 2
 
