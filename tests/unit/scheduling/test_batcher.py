@@ -434,7 +434,7 @@ class QueueAndBatcher(RuleBasedStateMachine):
         assert len(like) == len(batch) or ms <= FILL_STRETCH * least_ms * 1.001
 
     def _slack_ms(self, row):
-        return float("inf") if row.deadline is None else (row.deadline - self.now) * 1000
+        return float("inf") if row.aim is None else (row.aim - self.now) * 1000
 
     def _alone_ms(self, row):
         return self.batcher.cost.predict_ms(1, row.tokens)
