@@ -26,6 +26,7 @@ from app.workers.desk import Desk
 from app.workers.handle import WORKER_COMMAND, WorkerHandle
 from app.workers.ledger import Verdict
 from app.workers.messages import Beat, ItemDone, ItemFailed, Load, Started
+from app.workers.processor_time import processor_time_s
 from app.workers.status import ServingState, Status
 from app.workers.turns import LoadingTurns
 from app.workers.watchdog import CHECK_S, Watchdog, WatchLimits
@@ -276,7 +277,8 @@ class Supervisor:
         self._desk.ledger.attach(handle, self._clock.now())
         ended = asyncio.ensure_future(handle.wait())
         while not (await asyncio.wait([ended], timeout=CHECK_S))[0]:
-            reason = self._watchdog.stuck(self._clock.now())
+            used_s = processor_time_s(handle.pid)
+            reason = self._watchdog.stuck(self._clock.now(), used_s)
             if reason is not None and self.status.state is ServingState.READY:
                 self._become(ServingState.STUCK, reason)
                 self._kill(handle, reason)

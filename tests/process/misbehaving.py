@@ -22,6 +22,7 @@ from app.core.inference import Generated, Sampling, TokenIds, Vectors
 from app.runtimes.base import StepOutcome, StreamPlan
 
 SIN = "sin"
+LONG, LONG_S = "long", 5.0
 NO_FRAME = b"\xff\xff\xff\xff no frame begins like this"
 
 
@@ -99,6 +100,13 @@ class RaisesInRun(Wellbehaved):
 class HangsInRun(Wellbehaved):
     def sin(self) -> None:
         time.sleep(3600)
+
+
+class HoldsTheInterpreter(Wellbehaved):
+    """Waits in a library that does not let others run meanwhile: no thread can say anything."""
+
+    def sin(self) -> None:
+        ctypes.PyDLL(None).sleep(3600)
 
 
 class LosesARow(Wellbehaved):
@@ -230,6 +238,18 @@ class KilledInStep(CountsToThree):
 class HangsInStep(CountsToThree):
     def sin(self) -> None:
         time.sleep(3600)
+
+
+class TakesLongInStep(CountsToThree):
+    """A long prompt on few cores: computes for a while, and the loop cannot say so."""
+
+    def step(self) -> StepOutcome:
+        new = [sequence_id for sequence_id, made in self._made.items() if not made]
+        if any(LONG in self._prompts[sequence_id] for sequence_id in new):
+            ends = time.monotonic() + LONG_S
+            while time.monotonic() < ends:
+                pass
+        return super().step()
 
 
 class RaisesInStep(CountsToThree):

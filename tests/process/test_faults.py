@@ -65,6 +65,7 @@ def is_up(status):
         ("HangsInRun", "has run one batch of"),
         ("IgnoresSigterm", "has run one batch of"),
         ("StopsInRun", "gave no sign of life for"),
+        ("HoldsTheInterpreter", "gave no sign of life for"),
         ("FillsSharedMemory", "its limit is 300 MB (WORKER_MEMORY_LIMIT_MB) and was killed"),
     ],
 )
@@ -149,6 +150,15 @@ async def test_prompt_that_ruins_the_generator_is_refused_and_others_are_written
     assert isinstance(sin, Failed) and sin.error.code == "poison_input"
     assert [value_of(outcome) for outcome in outcomes] == ["123"] * 3
     assert watched.supervisor.status.restarts == (4 if runtime == "KilledInStep" else 2)
+
+
+async def test_step_that_computes_for_longer_than_a_beat_may_be_missing_is_waited_for(supervised):
+    """The reading of a long prompt on few cores."""
+    watch = WatchLimits(stuck_after_s=2.0)
+    watched = await supervised.ready(generating("TakesLongInStep", supervised.folder), watch=watch)
+    outcome = await watched.supervisor.submit(VERSION, "a long prompt", GENERATION, 60_000)
+    assert value_of(outcome) == "123"
+    assert watched.states == [ServingState.READY]
 
 
 async def test_kills_from_outside_refuse_nobody_who_was_inside(supervised):
