@@ -3,8 +3,8 @@
 Stuck is not dead: a process that is stopped, or whose engine never comes back, keeps its items
 for ever. It is known by its beats, which its loop sends every second, and by its running batches,
 which should end within a multiple of what the cost model predicts. A step of generation holds the
-loop, and the reading of a long prompt may take minutes: who is silent but computes is left alone for
-a multiple of the time that is given to others.
+loop, and the reading of a long prompt may take minutes: who is silent but computes is left alone
+for a multiple of the time that is given to others.
 """
 
 from dataclasses import dataclass
