@@ -113,10 +113,27 @@ class FileUnavailable(CannotLoad):
     """A model file is missing and could not be fetched."""
 
 
+class UnavailableForNow(FileUnavailable):
+    """A model file could not be had for a reason that passes by itself; it is tried again."""
+
+    code = "cannot_load_now"
+
+
+class LoadTimedOut(CannotLoad):
+    """A worker took longer to load than it may."""
+
+
 class ConfigurationError(ServingError):
     """A setting or a catalog entry is wrong."""
 
     code = "configuration"
+
+
+def will_pass(error: BaseException | None) -> bool:
+    """Whether it, or what it was raised from, is worth another try later."""
+    while error is not None and not isinstance(error, UnavailableForNow):
+        error = error.__cause__
+    return error is not None
 
 
 def _tree(root: type[ServingError]) -> Iterator[type[ServingError]]:

@@ -14,7 +14,7 @@ from typing import IO, Any
 import msgspec
 
 from app.core.errands import Finished, Message, News, Refused
-from app.core.errors import CannotLoad, from_code
+from app.core.errors import CannotLoad, UnavailableForNow, from_code
 
 LAST_WORDS = 400  # characters of standard error that are worth quoting
 _decoder: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
@@ -87,7 +87,7 @@ class Errands:
                     start_new_session=True,  # signals to the group are the server's to handle
                 )
             except OSError as error:
-                raise CannotLoad(f"no process could be started: {error}") from error
+                raise UnavailableForNow(f"no process could be started: {error}") from error
             self._running.add(child)
         if child.stdin is not None:
             try:

@@ -14,7 +14,7 @@ import structlog
 
 from app.core.checkpoint import Kind
 from app.core.config import Settings
-from app.core.errors import FileUnavailable
+from app.core.errors import FileUnavailable, will_pass
 from app.models.errands import Errands
 from app.models.hub import Hub
 from app.models.keys import key_of
@@ -105,6 +105,7 @@ def prepare(
     brought = _bring(group, sought, stores, tell)
     task_files: dict[ModelFile, Path] = {}
     refused: dict[str, str] = {}
+    passing: FileUnavailable | None = None
     served: list[ModelSpec] = []
     for spec in group:
         try:
@@ -113,8 +114,9 @@ def prepare(
         except FileUnavailable as error:
             log.error("version_failed", version=spec.key, reason=str(error))
             refused[spec.key] = str(error)
+            passing = error if will_pass(error) else passing
     if not served:
-        raise FileUnavailable("; ".join(refused.values()))
+        raise FileUnavailable("; ".join(refused.values())) from passing
     load = _load_message(served, brought, task_files, stores.files.root, settings)
     return Preparation(load, refused, dict(brought.facts))
 

@@ -123,7 +123,13 @@ class PreparedStore:
         if not isinstance(source, HfSource):
             return origin_of(source.path)
         described = self._hub.describe(source)
-        return Origin(described.listing, (described.commit,), described.commit)
+        origin = Origin(described.listing, (described.commit,), described.commit)
+        if described.unreachable is not None:
+            try:
+                plan_for(wanted, origin.listing, origin.commit)
+            except CannotLoad as refusal:  # the cache has a part: the hub would have the rest
+                raise described.refusal(source, refusal) from refusal
+        return origin
 
     def _make(self, wanted: Wanted, origin: Origin, tell: Tell) -> Prepared:
         folder = self._folder(wanted, origin.identity)

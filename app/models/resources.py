@@ -5,28 +5,28 @@ from pathlib import Path
 
 import psutil
 
-from app.core.errors import CannotLoad
+from app.core.errors import UnavailableForNow
 
 CGROUP = Path("/sys/fs/cgroup")
 SPARE_BYTES = 200 * 10**6  # left free on the disk, for the log, the lock and everybody else
 
 
 def require_disk(folder: Path, needed_bytes: int, what: str) -> None:
-    """Raises CannotLoad that says how much is needed and how much is free."""
+    """Raises UnavailableForNow that says how much is needed and how much is free."""
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(existing).free
     if free < needed_bytes + SPARE_BYTES:
-        raise CannotLoad(
+        raise UnavailableForNow(
             f"{what} need {_mb(needed_bytes)} in {folder} and {_mb(SPARE_BYTES)} to spare, "
             f"{_mb(free)} are free; make room there or set MODEL_STORE to a larger disk"
         )
 
 
 def require_memory(needed_bytes: int, what: str, cgroup: Path = CGROUP) -> None:
-    """Raises CannotLoad that says how much is needed and how much there is."""
+    """Raises UnavailableForNow that says how much is needed and how much there is."""
     available = available_memory(cgroup)
     if available < needed_bytes:
-        raise CannotLoad(
+        raise UnavailableForNow(
             f"{what} needs about {_mb(needed_bytes)} of memory, {_mb(available)} are available; "
             "free some, or prepare it on a larger machine and copy MODEL_STORE"
         )

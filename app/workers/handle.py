@@ -15,7 +15,7 @@ from typing import Protocol, assert_never
 import msgspec
 import structlog
 
-from app.core.errors import CannotLoad, WorkerLost, from_code
+from app.core.errors import CannotLoad, LoadTimedOut, WorkerLost, from_code
 from app.workers.deaths import Death, oom_counters, oom_kills
 from app.workers.messages import (
     AskThreads,
@@ -119,7 +119,8 @@ class WorkerHandle:
     async def start(self, timeout_s: float) -> Loaded:
         """Start the process and wait until it has loaded.
 
-        Raises CannotLoad when it says that it cannot or takes too long, WorkerLost when it dies.
+        Raises CannotLoad when it says that it cannot, LoadTimedOut when it takes too long,
+        WorkerLost when it dies.
         """
         self._loaded = asyncio.get_running_loop().create_future()
         async with self._spawning:
@@ -133,10 +134,9 @@ class WorkerHandle:
                 loaded = await asyncio.shield(self._loaded)
         except TimeoutError:
             self._loaded.cancel()
-            self.kill()
-            raise CannotLoad(
-                f"{self.name} was not loaded after {timeout_s:g} s (WORKER_START_TIMEOUT_S)"
-            ) from None
+            late = f"was not loaded after {timeout_s:g} s (WORKER_START_TIMEOUT_S)"
+            self.kill(late)
+            raise LoadTimedOut(f"{self.name} {late}") from None
         if not self.is_ready:  # it ended while the news was on its way
             raise self._lost()
         return loaded

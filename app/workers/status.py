@@ -19,7 +19,8 @@ class ServingState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """A worker as people see it. next_start: when the next one is tried, while restarting."""
+    """A worker as people see it. next_start: when the next one is tried, while restarting,
+    or when what could not be had is asked for again, while failed."""
 
     state: ServingState = ServingState.LOADING
     reason: str = ""

@@ -3,7 +3,8 @@
 The life: fetch files and start -> ready -> (the process ends, or is ended because it is stuck or
 holds too much memory) -> restarting, after a pause that doubles with every crash in a row ->
 ready again, or failed after too many crashes without a single answer between them. A refusal to
-load is final: it would be refused again. What was accepted outlives the process: `ledger.py`.
+load is final: it would be refused again; files that cannot be had for now are tried again. What was
+accepted outlives the process: `ledger.py`.
 """
 
 import asyncio
@@ -11,17 +12,18 @@ import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import structlog
 
 from app.core.clock import Clock
-from app.core.errors import CannotLoad, ModelUnavailable, WorkerLost
+from app.core.errors import CannotLoad, LoadTimedOut, ModelUnavailable, WorkerLost, will_pass
 from app.core.metrics import Metrics
 from app.core.types import NOBODY, Asker, Outcome
 from app.workers.cpu import CpuBudget
-from app.workers.crashes import Crashes
+from app.workers.crashes import FIRST_TRY_S, LONGEST_TRY_S, Crashes, pause_of
 from app.workers.desk import Desk
 from app.workers.handle import WORKER_COMMAND, WorkerHandle
 from app.workers.ledger import Verdict
@@ -139,14 +141,9 @@ class Supervisor:
     async def run(self) -> None:
         """Load, serve, restart; returns after `stop` or when the worker is given up."""
         try:
-            loop = asyncio.get_running_loop()
-
-            def tell(what: str) -> None:
-                loop.call_soon_threadsafe(self._note_progress, what)
-
-            prepared = await self._prepare(tell)
+            prepared = await self._bring()
             self._refused = dict(prepared.refused)
-            self.status = replace(self.status, artefact=prepared.facts, reason="")
+            self.status = replace(self.status, artefact=prepared.facts, reason="", next_start=None)
             await self._keep_alive(prepared.load)
         except CannotLoad as error:
             self._give_up(str(error))
@@ -156,6 +153,30 @@ class Supervisor:
             if self._handle is not None:
                 await self._handle.stop()
         self._desk.ledger.fail(self._refusal)
+
+    async def _bring(self) -> Preparation:
+        """Tried again where what is in the way may pass by itself.
+
+        The version has failed meanwhile, so that readiness does not wait for it. Raises CannotLoad.
+        """
+        loop = asyncio.get_running_loop()
+
+        def tell(what: str) -> None:
+            loop.call_soon_threadsafe(self._note_progress, what)
+
+        for times in count(1):
+            try:
+                return await self._prepare(tell)
+            except CannotLoad as error:
+                if not will_pass(error) or self._stopping.is_set():
+                    raise
+                pause_s = pause_of(times, FIRST_TRY_S, LONGEST_TRY_S)
+                log.error("version_failed", worker=self.name, reason=str(error), next_try_s=pause_s)
+                self._begin_again_after(ServingState.FAILED, pause_s, str(error))
+            await self._clock.wait(self._stopping, self._clock.now() + pause_s)
+            if self._stopping.is_set():
+                break
+        raise CannotLoad("the server is stopping")
 
     async def stop(self) -> None:
         """End the worker; what it still owes is lost, so drain first."""
@@ -227,17 +248,16 @@ class Supervisor:
                 raise CannotLoad(
                     f"{reason}, {crashes.in_a_row} times in a row without an answer; given up"
                 )
-            self._restart_after(crashes.pause_s, reason)
+            self._begin_again_after(ServingState.RESTARTING, crashes.pause_s, reason)
             await self._clock.wait(self._stopping, self._clock.now() + crashes.pause_s)
             if self._stopping.is_set():
                 return
             self.status = replace(self.status, restarts=self.status.restarts + 1)
             self._metrics.worker_restarted(self.name)
 
-    def _restart_after(self, pause_s: float, reason: str) -> None:
+    def _begin_again_after(self, state: ServingState, pause_s: float, reason: str) -> None:
         next_start = datetime.now(UTC) + timedelta(seconds=pause_s)
-        reason = f"{reason}; next start in {pause_s:g} s"
-        self._become(ServingState.RESTARTING, reason, next_start)
+        self._become(state, f"{reason}; next start in {pause_s:g} s", next_start)
 
     async def _serve_once(self, load: Load) -> WorkerHandle:
         """One process from start to end."""
@@ -247,8 +267,10 @@ class Supervisor:
                 loaded = await handle.start(self._limits.start_timeout_s)
         except WorkerLost:
             return handle
-        except CannotLoad:
+        except CannotLoad as error:
             await handle.stop()
+            if isinstance(error, LoadTimedOut) and self.status.load_s is not None:
+                return handle  # it has loaded before: the machine is busy, and this one was a crash
             raise
         self.status = replace(
             self.status,

@@ -77,6 +77,17 @@ class HangsInLoad(Wellbehaved):
         signal.pause()
 
 
+class HangsInSecondLoad(Wellbehaved):
+    """Well the first time and from the third on: a count is kept in a file."""
+
+    def __init__(self, *arguments: Any, once: str, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        with open(once, "a", encoding="ascii") as count:
+            count.write("x")
+        if Path(once).read_text() == "xx":
+            signal.pause()
+
+
 class KilledInRun(Wellbehaved):  # what the kernel does when memory runs out
     def sin(self) -> None:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from app.core.errors import CannotLoad, FileUnavailable
+from app.core.errors import CannotLoad, FileUnavailable, will_pass
 from app.models.errands import Errands
 from app.models.hub import Hub
 from app.models.progress import Moved
@@ -191,6 +191,7 @@ def test_line_that_stays_broken_is_said_with_how_far_it_came_and_resumed_next_ti
     with pytest.raises(FileUnavailable, match=r"broke off after (\d+) of 1048576 bytes") as broken:
         hub.fetch(MAIN, allow_pickle=False)
     assert "goes on from there" in str(broken.value)
+    assert will_pass(broken.value)
     (left,) = leftovers(cache)
     have = left.stat().st_size
     assert f"after {have} of" in str(broken.value)
@@ -281,6 +282,7 @@ def test_refusal_is_said_in_one_line_with_what_to_do(hub, server, place, status,
         hub.fetch(MAIN, allow_pickle=False)
     assert "hf://owner/tiny-classifier@main is not available" in str(refused.value)
     assert "\n" not in str(refused.value)
+    assert will_pass(refused.value) == (status == 429)
 
 
 def test_revision_that_is_not_there_is_no_missing_repository(hub):
@@ -364,15 +366,21 @@ def test_checkpoint_without_a_config_is_found_by_its_branch_too(hub, server, mon
 
 def test_checkpoint_that_is_not_cached_needs_the_hub(hub, go_offline):
     go_offline()
-    with pytest.raises(FileUnavailable, match="(HF_HUB_OFFLINE is set|cannot be reached).*nothing"):
+    with pytest.raises(
+        FileUnavailable, match="(HF_HUB_OFFLINE is set|cannot be reached).*nothing"
+    ) as refused:
         hub.fetch(MAIN, allow_pickle=False)
+    assert will_pass(refused.value) == ("cannot be reached" in str(refused.value))
 
 
 def test_checkpoint_that_is_cached_in_part_needs_the_hub(hub, go_offline):
     hub.describe(MAIN)
     go_offline()
-    with pytest.raises(FileUnavailable, match="of the copy in .*no weights.*holds: config.json"):
+    with pytest.raises(
+        FileUnavailable, match="of the copy in .*no weights.*holds: config.json"
+    ) as refused:
         hub.fetch(MAIN, allow_pickle=False)
+    assert will_pass(refused.value) == ("cannot be reached" in str(refused.value))
 
 
 def test_link_whose_blob_has_gone_does_not_count_as_a_file(hub, monkeypatch):

@@ -4,11 +4,18 @@ import asyncio
 import os
 import signal
 
+import msgspec
 import pytest
 
 from app.core.clock import MonotonicClock
-from app.core.errors import DeadlineExceeded, FileUnavailable, ModelUnavailable
+from app.core.errors import (
+    DeadlineExceeded,
+    FileUnavailable,
+    ModelUnavailable,
+    UnavailableForNow,
+)
 from app.workers.status import ServingState
+from app.workers.supervisor import Preparation
 from tests.process.workers import (
     LOAD_S,
     VERSION,
@@ -145,6 +152,73 @@ async def test_refusal_to_load_is_final(supervised, runtime, timeout_s, reason):
     assert reason in watched.supervisor.status.reason
     assert watched.supervisor.status.restarts == 0
     assert watched.states == [ServingState.FAILED]
+
+
+async def test_what_cannot_be_had_for_now_is_tried_again_and_served_then(supervised):
+    clock, tries = HastyClock(), 0
+
+    async def fetch():
+        nonlocal tries
+        tries += 1
+        if tries < 4:
+            try:
+                raise UnavailableForNow("the hub cannot be reached")
+            except UnavailableForNow as error:  # as the stores do
+                raise FileUnavailable(f"the model is not available: {error}") from error
+        return Preparation(load("Wellbehaved", supervised.folder), {})
+
+    watched = supervised.run(fetch, clock=clock)
+    await watched.until(ServingState.FAILED)
+    status = watched.supervisor.status
+    assert status.reason == (
+        "the model is not available: the hub cannot be reached; next start in 2 s"
+    )
+    assert status.next_start is not None
+    with pytest.raises(ModelUnavailable, match="cannot be reached"):
+        watched.supervisor.submit(VERSION, "good", {}, 1000)
+    await watched.until(ServingState.READY)
+    assert clock.pauses == [2.0, 4.0, 8.0]
+    assert watched.states == [*[ServingState.FAILED] * 3, ServingState.READY]
+    assert watched.supervisor.status.next_start is None
+    assert value_of(await ask(watched.supervisor, "good")) == expected("good")
+
+
+async def test_what_cannot_be_had_at_all_is_asked_for_once(supervised):
+    async def fetch():
+        raise FileUnavailable("there is no such repository")
+
+    watched = supervised.run(fetch, clock=HastyClock())
+    await watched.until(ServingState.FAILED)
+    await asyncio.sleep(0.05)
+    assert watched.states == [ServingState.FAILED]
+    assert watched.supervisor.status.next_start is None
+
+
+async def test_stop_ends_the_waiting_for_what_cannot_be_had_for_now(supervised):
+    async def fetch():
+        raise UnavailableForNow("the hub cannot be reached")
+
+    watched = supervised.run(fetch, clock=NeverClock())
+    await watched.until(ServingState.FAILED)
+    await asyncio.wait_for(supervised.close(), 10)
+    assert watched.states == [ServingState.FAILED, ServingState.STOPPING]
+
+
+async def test_restart_that_takes_too_long_is_one_crash_of_a_version_that_was_ready(supervised):
+    """The machine may have been busy; a first start that is late is refused at once."""
+    first = supervised.folder / "first"
+    first.touch()
+    options = {"once": str(first)}
+    late = msgspec.structs.replace(load("HangsInSecondLoad", supervised.folder), options=options)
+    watched = await supervised.ready(late, start_timeout_s=8.0)
+    os.kill(watched.supervisor.status.pid, signal.SIGKILL)
+    await watched.until(ServingState.RESTARTING, times=2)
+    assert watched.supervisor.status.reason == (
+        "the worker was not loaded after 8 s (WORKER_START_TIMEOUT_S); next start in 0.5 s"
+    )
+    await watched.until(ServingState.READY, times=2)
+    assert value_of(await ask(watched.supervisor, "good")) == expected("good")
+    assert watched.supervisor.status.restarts == 2
 
 
 async def test_failure_that_nobody_foresaw_fails_one_supervisor_alone(supervised):

@@ -8,7 +8,10 @@ from app.core.errors import (
     Overloaded,
     ServingError,
     TryLater,
+    FileUnavailable,
+    UnavailableForNow,
     from_code,
+    will_pass,
 )
 
 
@@ -36,6 +39,15 @@ def test_the_owner_of_a_code_comes_back_as_itself(cls):
 def test_no_two_families_share_a_code():
     codes = [cls.code for cls in OWNS_A_CODE]
     assert len(codes) == len(set(codes))
+
+
+def test_what_was_raised_from_something_that_passes_will_pass():
+    outer = FileUnavailable("the checkpoint is not available")
+    outer.__cause__ = FileUnavailable("the hub")
+    assert not will_pass(outer)
+    outer.__cause__.__cause__ = from_code(UnavailableForNow.code, "the hub cannot be reached")
+    assert will_pass(outer)
+    assert not will_pass(None)
 
 
 def test_an_unknown_code_is_a_fault_of_ours():

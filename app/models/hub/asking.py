@@ -12,9 +12,9 @@ from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from huggingface_hub.file_download import repo_folder_name
 
 from app.core.errands import Tell
-from app.core.errors import CannotLoad, FileUnavailable
+from app.core.errors import CannotLoad, FileUnavailable, UnavailableForNow
 from app.models.hub.jobs import Described, DescribeJob, HubFile
-from app.models.hub.reasons import LIMITED, Subject, in_words, patiently, reason_of
+from app.models.hub.reasons import LIMITED, Subject, in_words, patiently, reason_of, refusal_for
 
 TIMEOUT_S = 15.0
 MAX_CONFIG_BYTES = 4_000_000
@@ -30,7 +30,7 @@ def describe(job: DescribeJob, tell: Tell) -> Described:
         except (httpx.TransportError, OfflineModeIsEnabled, HfHubHTTPError) as error:
             if not _is_unreachable(error):
                 raise
-            return _from_cache(job, reason_of(error, about))
+            return _from_cache(job, reason_of(error, about), refusal_for(error))
 
 
 def cache_folder(repo: str) -> Path:
@@ -76,7 +76,7 @@ def _from_hub(job: DescribeJob, tell: Tell) -> Described:
     return Described(found.sha, files, config)
 
 
-def _from_cache(job: DescribeJob, unreachable: str) -> Described:
+def _from_cache(job: DescribeJob, unreachable: str, refusal: type[FileUnavailable]) -> Described:
     home = cache_folder(job.repo)
     commit = job.revision
     if not _COMMIT.fullmatch(commit):
@@ -84,14 +84,15 @@ def _from_cache(job: DescribeJob, unreachable: str) -> Described:
         commit = reference.read_text("utf-8").strip() if reference.is_file() else ""
     folder = home / "snapshots" / commit
     if not commit or not folder.is_dir():
-        raise FileUnavailable(
+        raise refusal(
             f"{unreachable}; and the cache {constants.HF_HUB_CACHE} (HF_HOME) holds nothing of "
             f"{job.repo} at revision {job.revision}"
         )
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     files = {path.relative_to(folder).as_posix(): HubFile(path.stat().st_size) for path in paths}
     config = _read_config(folder / "config.json") if "config.json" in files else None
-    return Described(commit, files, config, str(folder), unreachable)
+    passes = refusal is UnavailableForNow
+    return Described(commit, files, config, str(folder), unreachable, passes)
 
 
 def _read_config(path: Path) -> dict[str, Any]:

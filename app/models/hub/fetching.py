@@ -22,7 +22,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]
 )
 
 from app.core.errands import News, Tell
-from app.core.errors import FileUnavailable
+from app.core.errors import UnavailableForNow
 from app.models.hub.asking import cache_folder
 from app.models.hub.jobs import FetchJob, HubFile
 from app.models.hub.reasons import Subject, in_words, patiently, reason_of
@@ -132,7 +132,7 @@ def _check_space(job: FetchJob, missing: dict[str, HubFile]) -> None:
     needed = sum(file.bytes - _size(_incomplete(blobs, file)) for file in missing.values())
     free = shutil.disk_usage(blobs).free
     if missing and needed + SPARE_BYTES > free:
-        raise FileUnavailable(
+        raise UnavailableForNow(
             f"{_human(needed)} are still to be downloaded to {constants.HF_HUB_CACHE}, and "
             f"{_human(free)} are free there: free some space, or set HF_HOME to a larger disk"
         )
@@ -156,7 +156,7 @@ def _bring(job: FetchJob, path: str, file: HubFile, tally: _Tally) -> None:
         if not _is_right(draft, file):
             found = f"{_size(draft)} bytes and hash {_digest(draft, file)}"
             draft.unlink(missing_ok=True)
-            raise FileUnavailable(
+            raise UnavailableForNow(
                 f"{path} came with {found}, not {file.bytes} bytes and hash {file.digest}: it was "
                 "changed or damaged on the way and has been removed; try again, and if it stays so "
                 "check HF_ENDPOINT and proxies"
@@ -178,9 +178,9 @@ def _download_all(job: FetchJob, path: str, file: HubFile, draft: Path, tally: _
 
 def _broken_off(
     job: FetchJob, path: str, file: HubFile, draft: Path, error: Exception
-) -> FileUnavailable:
+) -> UnavailableForNow:
     reason = reason_of(error, Subject(job.repo, job.revision, path))
-    return FileUnavailable(
+    return UnavailableForNow(
         f"the download of {path} broke off after {_size(draft)} of {file.bytes} bytes, and the "
         f"next try goes on from there: {reason}"
     )
@@ -221,7 +221,7 @@ def _publish(job: FetchJob, path: str, file: HubFile, tell: Tell) -> None:
     if linked.stat().st_size != file.bytes:
         found = linked.stat().st_size
         _remove(linked)
-        raise FileUnavailable(f"{path} came with {found} bytes, not {file.bytes}; try again")
+        raise UnavailableForNow(f"{path} came with {found} bytes, not {file.bytes}; try again")
 
 
 def _note_revision(job: FetchJob, tell: Tell) -> None:

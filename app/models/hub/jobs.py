@@ -25,13 +25,15 @@ class DescribeJob(Struct, frozen=True, tag="describe"):
 
 
 class Described(Struct, frozen=True):
-    """folder and unreachable are set where the cache answered instead of the hub."""
+    """folder and unreachable are set where the cache answered instead of the hub; passes: whether
+    the hub may answer later."""
 
     commit: str
     files: dict[str, HubFile]
     config: dict[str, Any] | None
     folder: str = ""
     unreachable: str = ""
+    passes: bool = False
 
 
 class FetchJob(Struct, frozen=True, tag="fetch"):

@@ -23,7 +23,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import parse_ratelimit_headers  # type: ignore[attr-defined]
 
 from app.core.errands import News, Tell
-from app.core.errors import FileUnavailable
+from app.core.errors import FileUnavailable, UnavailableForNow
 
 TRIES = 4
 MAX_WAIT_S = 60  # a longer wait is the caller's to decide on
@@ -79,11 +79,31 @@ def retry_after_s(response: httpx.Response) -> int | None:
 
 @contextmanager
 def in_words(about: Subject) -> Iterator[None]:
-    """Raises FileUnavailable with one line for what the client and the disk raise."""
+    """Raises FileUnavailable with one line for what the client and the disk raise.
+
+    UnavailableForNow where the reason passes: the network, the hub's own troubles, a full disk.
+    """
     try:
         yield
     except (httpx.HTTPError, OSError, ValueError) as error:
-        raise FileUnavailable(reason_of(error, about)) from error
+        raise refusal_for(error)(reason_of(error, about)) from error
+
+
+def refusal_for(error: Exception) -> type[FileUnavailable]:
+    """Whether it is worth asking again later, as the type to raise."""
+    match _cause(error):
+        case OfflineModeIsEnabled():
+            passes = False
+        case HfHubHTTPError() as refused:
+            status = refused.response.status_code
+            passes = status >= 500 or status == LIMITED
+        case httpx.TransportError():
+            passes = True
+        case OSError(errno=errno.ENOSPC | errno.EDQUOT):
+            passes = True
+        case _:
+            passes = False
+    return UnavailableForNow if passes else FileUnavailable
 
 
 def reason_of(error: Exception, about: Subject) -> str:

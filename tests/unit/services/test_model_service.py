@@ -80,6 +80,28 @@ def test_version_that_restarts_says_when_the_next_try_is():
     }
 
 
+def test_version_that_will_be_tried_again_says_when_and_holds_readiness_up_for_nobody():
+    served = Served()
+    at = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    served.smollm.status = Status(ServingState.FAILED, "the hub is away", next_start=at)
+
+    readiness = served.service.readiness()
+    assert readiness.ready
+    assert readiness.versions["generator:v1"] == {
+        "state": "failed",
+        "reason": "the hub is away",
+        "next_start": "2026-01-02T03:04:05.000Z",
+    }
+
+
+def test_version_that_failed_alone_does_not_show_the_next_start_of_its_worker():
+    served = Served()
+    served.minilm.status = Status(ServingState.RESTARTING, "", next_start=datetime.now(UTC))
+    served.minilm.refused = {"sentiment:v1": "its head is missing"}
+
+    assert "next_start" not in served.service.readiness().versions["sentiment:v1"]
+
+
 def test_nothing_to_serve_is_not_ready():
     assert not ModelService(Registry([])).readiness().ready
 
