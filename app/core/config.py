@@ -171,7 +171,8 @@ class Settings(BaseSettings):
         ge=2,
         le=3600,
         description="Time without a sign of life, or in one batch, after which a worker is killed "
-        "and replaced, in seconds; a batch may take 20 times its predicted time.",
+        "and replaced, in seconds; a batch may take 20 times its predicted time, a worker that "
+        "computes be silent 10 times as long.",
     )
     worker_memory_limit_mb: int = Field(
         default=0,

@@ -157,18 +157,21 @@ class LogStream(io.TextIOBase):
     def __init__(self, writer: LogWriter, like: io.TextIOBase) -> None:
         self._writer = writer
         self._like = like
+        self._lock = threading.RLock()
         self._begun = ""
 
     def write(self, text: str) -> int:
-        whole, end, self._begun = (self._begun + text).rpartition("\n")
-        if end:
-            self._send(whole + end)
+        with self._lock:
+            whole, end, self._begun = (self._begun + text).rpartition("\n")
+            if end:
+                self._send(whole + end)
         return len(text)
 
     def flush(self) -> None:
-        begun, self._begun = self._begun, ""
-        if begun:
-            self._send(begun)
+        with self._lock:
+            begun, self._begun = self._begun, ""
+            if begun:
+                self._send(begun)
 
     def _send(self, text: str) -> None:
         self._writer.write(text.encode(self.encoding, self.errors))

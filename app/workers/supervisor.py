@@ -143,7 +143,10 @@ class Supervisor:
         try:
             prepared = await self._bring()
             self._refused = dict(prepared.refused)
-            self.status = replace(self.status, artefact=prepared.facts, reason="", next_start=None)
+            reason = "" if self.status.state is ServingState.LOADING else "it is loading, after all"
+            self.status = replace(
+                self.status, artefact=prepared.facts, reason=reason, next_start=None
+            )
             await self._keep_alive(prepared.load)
         except CannotLoad as error:
             self._give_up(str(error))
