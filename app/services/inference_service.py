@@ -35,7 +35,7 @@ from app.services.shared_work import SharedWork, Submit, key_of_work
 
 @dataclass(frozen=True, slots=True)
 class InferenceRequest:
-    """One input: text, or named tensors in `inputs`.
+    """One input: text, or in `inputs` named tensors or a conversation (`messages`, `tools`).
 
     model and version default to the configured model and its default version.
     """
@@ -212,7 +212,7 @@ def _check_form(deployment: Deployment, request: InferenceRequest) -> None:
     """Text and tensors each have their tasks."""
     takes = deployment.task.takes
     sent = "text" if request.inputs is None else "inputs"
-    if sent != takes:
+    if sent != takes and not deployment.task.chats:
         hint = ": named tensors; /models shows their types and shapes" if takes == "inputs" else ""
         raise InvalidRequest(f"{sent} is not what {deployment.spec.key} takes; send {takes}{hint}")
 

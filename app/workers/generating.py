@@ -20,7 +20,15 @@ from app.scheduling.engine import Sequence as Waiting
 from app.scheduling.engine import StepScheduler
 from app.tasks.generate import GenerationPlan, GenerativeTask
 from app.workers.lease import LeaseClient
-from app.workers.messages import BatchRan, Ended, ItemDone, ItemFailed, Started, WireItem
+from app.workers.messages import (
+    BatchRan,
+    Ended,
+    ItemDone,
+    ItemFailed,
+    Started,
+    WireItem,
+    unpack_inputs,
+)
 from app.workers.replies import Announce, Reply, done, failed
 
 log = structlog.get_logger()
@@ -108,7 +116,8 @@ class GeneratingLoop:
     def _prepare(self, pending: Pending) -> GenerationPlan | ServingError:
         item = pending.item
         try:
-            return pending.task.prepare(item.text, item.parameters, self._runtime.tokenizer)
+            given = item.text if item.inputs is None else unpack_inputs(item.inputs)
+            return pending.task.prepare(given, item.parameters, self._runtime.tokenizer)
         except ServingError as refused:
             return refused
         except Exception:

@@ -1,0 +1,142 @@
+"""OpenAI's streams as pure functions of pieces: chunks of a chat or of a completion.
+
+A stream is pieces of the text and then one result. Several answers (`n`), which are not told piece
+by piece, come whole with the result.
+"""
+
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from app.core.types import Answer, Failed
+from app.services.inference_service import InferenceResult
+from app.services.openai_generation import Asked, Head, as_list, usage_of
+from app.services.openai_tools import split_calls, without_calls
+
+Chunk = dict[str, Any]
+
+
+class Piece(Protocol):
+    """What was written since the last piece."""
+
+    @property
+    def text(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """The stream ends here, for this reason."""
+
+    failed: Failed
+
+
+def includes_usage(asked: Asked) -> bool:
+    return (asked.given.get("stream_options") or {}).get("include_usage") is True
+
+
+async def chat_chunks(
+    events: AsyncIterator[Any], head: Head, asked: Asked
+) -> AsyncIterator[Chunk | Broken]:
+    """events: `Piece`s and then one InferenceResult."""
+    writer = _ChatWriter(head, asked)
+    async for event in events:
+        if isinstance(event, InferenceResult):
+            if isinstance(event.outcome, Failed):
+                yield Broken(event.outcome)
+                return
+            for chunk in writer.end(event.outcome.answer):
+                yield chunk
+        else:
+            for chunk in writer.take(event.text):
+                yield chunk
+
+
+async def completion_chunks(
+    events: AsyncIterator[Any], head: Head, asked: Asked
+) -> AsyncIterator[Chunk | Broken]:
+    """events: `Piece`s and then one InferenceResult."""
+    writer = _CompletionWriter(head, asked)
+    async for event in events:
+        if isinstance(event, InferenceResult):
+            if isinstance(event.outcome, Failed):
+                yield Broken(event.outcome)
+                return
+            for chunk in writer.end(event.outcome.answer):
+                yield chunk
+        elif event.text:
+            yield writer.take(event.text)
+
+
+@dataclass(slots=True)
+class _ChatWriter:
+    """The first chunk of each choice names the role, the last one the reason of its end."""
+
+    head: Head
+    asked: Asked
+    text: str = ""  # all of it so far, of the only choice
+    shown: int = 0  # characters that were sent of it
+    begun: set[int] = field(default_factory=set)
+
+    def take(self, piece: str) -> Iterator[Chunk]:
+        self.text += piece
+        safe = without_calls(self.text) if self.asked.has_tools else len(self.text)
+        if safe > self.shown:
+            yield from self._say(0, self.text[self.shown : safe])
+            self.shown = safe
+
+    def end(self, answer: Answer) -> Iterator[Chunk]:
+        texts, reasons = as_list(answer.value), as_list(answer.metadata["finish_reason"])
+        for index, (text, reason) in enumerate(zip(texts, reasons, strict=True)):
+            left, calls = text, []
+            if self.asked.has_tools:
+                left, calls = split_calls(text)
+            left = left[self.shown :] if len(texts) == 1 else left
+            if left:
+                yield from self._say(index, left)
+            yield from self._begin(index)
+            if calls:
+                reason = "tool_calls"
+                numbered = [{"index": at, **call} for at, call in enumerate(calls)]
+                yield self._chunk(index, {"tool_calls": numbered}, None)
+            yield self._chunk(index, {}, reason)
+        if includes_usage(self.asked):
+            fields = self.head.fields("chat.completion.chunk")
+            yield {**fields, "choices": [], "usage": usage_of([answer])}
+
+    def _say(self, index: int, text: str) -> Iterator[Chunk]:
+        yield from self._begin(index)
+        yield self._chunk(index, {"content": text}, None)
+
+    def _begin(self, index: int) -> Iterator[Chunk]:
+        if index not in self.begun:
+            self.begun.add(index)
+            yield self._chunk(index, {"role": "assistant", "content": ""}, None)
+
+    def _chunk(self, index: int, delta: dict[str, Any], reason: str | None) -> Chunk:
+        choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": reason}
+        chunk = {**self.head.fields("chat.completion.chunk"), "choices": [choice]}
+        return {**chunk, "usage": None} if includes_usage(self.asked) else chunk
+
+
+@dataclass(slots=True)
+class _CompletionWriter:
+    head: Head
+    asked: Asked
+    shown: int = 0
+
+    def take(self, piece: str) -> Chunk:
+        self.shown += len(piece)
+        return self._chunk(0, piece, None)
+
+    def end(self, answer: Answer) -> Iterator[Chunk]:
+        texts, reasons = as_list(answer.value), as_list(answer.metadata["finish_reason"])
+        for index, (text, reason) in enumerate(zip(texts, reasons, strict=True)):
+            yield self._chunk(index, text[self.shown :] if len(texts) == 1 else text, reason)
+        if includes_usage(self.asked):
+            fields = self.head.fields("text_completion")
+            yield {**fields, "choices": [], "usage": usage_of([answer])}
+
+    def _chunk(self, index: int, text: str, reason: str | None) -> Chunk:
+        choice = {"index": index, "text": text, "logprobs": None, "finish_reason": reason}
+        chunk = {**self.head.fields("text_completion"), "choices": [choice]}
+        return {**chunk, "usage": None} if includes_usage(self.asked) else chunk
