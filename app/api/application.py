@@ -21,6 +21,7 @@ from app.api import (
     open_inference,
     openai_generation,
     openai_models,
+    openai_responses,
     openai_texts,
 )
 from app.api.deps import AppServices
@@ -30,6 +31,7 @@ from app.api.middleware import RequestContext
 from app.api.plain_route import PlainRoute
 from app.core.config import Settings
 from app.schemas.openai_generation import ChatBody, CompletionBody
+from app.schemas.openai_responses import ResponsesBody
 from app.schemas.openai_texts import ClassifyBody, EmbeddingsBody, RerankBody, ScoreBody
 from app.schemas.request import BatchBody, InferBody
 from app.schemas.response import IndexAnswer
@@ -52,8 +54,16 @@ _TAGS = [
     {"name": "metrics", "description": "What it has done."},
 ]
 
-OPENAI = (openai_generation, openai_texts, openai_models)
-OPENAI_BODIES = (ChatBody, CompletionBody, EmbeddingsBody, RerankBody, ScoreBody, ClassifyBody)
+OPENAI = (openai_generation, openai_responses, openai_texts, openai_models)
+OPENAI_BODIES = (
+    ChatBody,
+    CompletionBody,
+    ResponsesBody,
+    EmbeddingsBody,
+    RerankBody,
+    ScoreBody,
+    ClassifyBody,
+)
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 

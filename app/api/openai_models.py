@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match
 
-from app.api import openai_generation, openai_texts
+from app.api import openai_generation, openai_responses, openai_texts
 from app.api.deps import services_of
 from app.api.envelope import JsonResponse
 from app.api.errors import NoSuchRoute, WrongMethod
@@ -61,7 +61,7 @@ def _model(request: Request, name: str, served: ServedVersion) -> dict[str, Any]
 async def openai_nowhere(request: Request) -> Response:
     """What is at no other path fails in OpenAI's shape, too."""
     allowed: set[str] = set()
-    for part in (openai_generation, openai_texts):
+    for part in (openai_generation, openai_responses, openai_texts):
         allowed |= _methods(part.router, request)
     allowed |= _methods(router, request)
     if not allowed:

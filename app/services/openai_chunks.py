@@ -87,7 +87,8 @@ class _ChatWriter:
     def end(self, answer: Answer) -> Iterator[Chunk]:
         texts, reasons = as_list(answer.value), as_list(answer.metadata["finish_reason"])
         for index, (text, reason) in enumerate(zip(texts, reasons, strict=True)):
-            left, calls = text, []
+            left: str = text
+            calls: list[dict[str, Any]] = []
             if self.asked.has_tools:
                 left, calls = split_calls(text)
             left = left[self.shown :] if len(texts) == 1 else left

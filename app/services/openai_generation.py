@@ -46,7 +46,9 @@ class Head:
 
 
 def new_id(prefix: str) -> str:
-    return f"{prefix}-{secrets.token_hex(12)}"
+    """As OpenAI joins the words: by a dash, or in newer parts by an underscore."""
+    joint = "_" if prefix in ("resp", "msg", "fc") else "-"
+    return f"{prefix}{joint}{secrets.token_hex(12)}"
 
 
 def asked_of_chat(given: Mapping[str, Any], found: ServedVersion, max_chars: int) -> Asked:

@@ -100,6 +100,9 @@ class _GenerationTag(Extension):
 class _Sandbox(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset({"+", "*", "**", "%"})
 
+    def wrap_str_format(self, value: Any) -> None:
+        """Formats are refused like other ways of widening a text, not made safe."""
+
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         if isinstance(obj, str) and attr in WIDENING:
             return False
@@ -152,7 +155,7 @@ class ChatTemplate:
             raise InvalidRequest(
                 f"messages: the model's chat template says: {error}"[:500]
             ) from None
-        except (RecursionError, ArithmeticError, AttributeError) as error:
+        except (RecursionError, ArithmeticError, AttributeError, MemoryError) as error:
             problem = type(error).__name__
             raise InvalidRequest(f"messages: the model's chat template fails: {problem}") from None
 
