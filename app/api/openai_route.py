@@ -1,6 +1,14 @@
 """What all routes of OpenAI's dialect share: bodies, headers, and failures in its shape."""
 
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Iterable,
+    Sequence,
+)
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Generic
 
@@ -14,10 +22,13 @@ from app.api.disconnect import run_unless_gone
 from app.api.envelope import JsonResponse
 from app.api.errors import InternalError, headers_of, shown_to_caller, status_of
 from app.api.plain_route import PlainRoute
+from app.api.sse import event, opened, sse_response
 from app.core.errors import (
     CallerError,
+    Cancelled,
     InputTooLong,
     InvariantBroken,
+    ModelUnavailable,
     Overloaded,
     ServingError,
 )
@@ -25,6 +36,7 @@ from app.core.types import Answer, Asker, Done, Failed
 from app.schemas.openai_common import Body, parse_openai
 from app.services.inference_service import InferenceRequest
 from app.services.model_service import ServedVersion
+from app.services.openai_chunks import Broken, Events
 from app.services.openai_parameters import in_callers_words
 
 log = structlog.get_logger("app.api")
@@ -135,6 +147,58 @@ async def infer(
             case Done(answer=answer):
                 answers.append(answer)
     return answers
+
+
+Make = Callable[[Events], AsyncIterator[dict[str, Any] | Broken]]
+DONE = b"data: [DONE]\n\n"
+
+
+async def streamed(
+    request: Request, call: OpenAiCall[Any], wanted: InferenceRequest, make: Make, *, named: bool
+) -> Response:
+    """Server-sent events; what `make` makes of the pieces. named: by their types, without `[DONE]`.
+
+    Raises AlreadyCounted with what fails before the first piece.
+    """
+    service = services_of(request).inference
+    work = service.stream(wanted, timeout_ms=call.timeout_ms, asker=call.asker)
+    try:
+        pieces = await opened(request, work)
+    except Cancelled:
+        raise
+    except ServingError as error:
+        raise AlreadyCounted(error) from None
+    note(request, model_used=f"{call.found.name}:{call.found.version}")
+    stopping = ModelUnavailable("the server is stopping; ask another", retry_after_s=5.0)
+    return sse_response(
+        request,
+        _events(request, pieces, make, named=named),
+        headers=ignored_headers(request),
+        parting=_error_event(request, stopping, named=named),
+    )
+
+
+async def _events(
+    request: Request, pieces: AsyncGenerator[Any, None], make: Make, *, named: bool
+) -> AsyncGenerator[bytes, None]:
+    async with aclosing(pieces):
+        try:
+            async for made in make(pieces):
+                if isinstance(made, Broken):
+                    yield _error_event(request, made.failed.error, named=named)
+                    return
+                yield event(made, made["type"] if named else "")
+        except ServingError as error:  # after a long wait for the first piece
+            yield _error_event(request, error, named=named)
+            return
+    if not named:
+        yield DONE
+
+
+def _error_event(request: Request, error: ServingError, *, named: bool) -> bytes:
+    note(request, error=error.code)
+    shown = error_body(request, shown_to_caller(error))
+    return event({"type": "error", **shown["error"]}, "error") if named else event(shown)
 
 
 def answered(request: Request, shown: Any) -> Response:

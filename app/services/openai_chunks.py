@@ -1,26 +1,21 @@
 """OpenAI's streams as pure functions of pieces: chunks of a chat or of a completion.
 
-A stream is pieces of the text and then one result. Several answers (`n`), which are not told piece
-by piece, come whole with the result.
+A stream is pieces of the text, of several texts one after the other, and then one result.
 """
 
+from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from app.core.types import Answer, Failed
 from app.services.inference_service import InferenceResult
 from app.services.openai_generation import Asked, Head, as_list, usage_of
 from app.services.openai_tools import split_calls, without_calls
+from app.services.streaming import Piece
 
 Chunk = dict[str, Any]
-
-
-class Piece(Protocol):
-    """What was written since the last piece."""
-
-    @property
-    def text(self) -> str: ...
+Events = AsyncIterator[Piece | InferenceResult]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +29,7 @@ def includes_usage(asked: Asked) -> bool:
     return (asked.given.get("stream_options") or {}).get("include_usage") is True
 
 
-async def chat_chunks(
-    events: AsyncIterator[Any], head: Head, asked: Asked
-) -> AsyncIterator[Chunk | Broken]:
-    """events: `Piece`s and then one InferenceResult."""
+async def chat_chunks(events: Events, head: Head, asked: Asked) -> AsyncIterator[Chunk | Broken]:
     writer = _ChatWriter(head, asked)
     async for event in events:
         if isinstance(event, InferenceResult):
@@ -47,14 +39,13 @@ async def chat_chunks(
             for chunk in writer.end(event.outcome.answer):
                 yield chunk
         else:
-            for chunk in writer.take(event.text):
+            for chunk in writer.take(event):
                 yield chunk
 
 
 async def completion_chunks(
-    events: AsyncIterator[Any], head: Head, asked: Asked
+    events: Events, head: Head, asked: Asked
 ) -> AsyncIterator[Chunk | Broken]:
-    """events: `Piece`s and then one InferenceResult."""
     writer = _CompletionWriter(head, asked)
     async for event in events:
         if isinstance(event, InferenceResult):
@@ -64,7 +55,7 @@ async def completion_chunks(
             for chunk in writer.end(event.outcome.answer):
                 yield chunk
         elif event.text:
-            yield writer.take(event.text)
+            yield writer.take(event)
 
 
 @dataclass(slots=True)
@@ -73,16 +64,20 @@ class _ChatWriter:
 
     head: Head
     asked: Asked
-    text: str = ""  # all of it so far, of the only choice
-    shown: int = 0  # characters that were sent of it
+    texts: dict[int, str] = field(default_factory=lambda: defaultdict(str))  # so far
+    shown: dict[int, int] = field(default_factory=lambda: defaultdict(int))  # characters of each
     begun: set[int] = field(default_factory=set)
 
-    def take(self, piece: str) -> Iterator[Chunk]:
-        self.text += piece
-        safe = without_calls(self.text) if self.asked.has_tools else len(self.text)
-        if safe > self.shown:
-            yield from self._say(0, self.text[self.shown : safe])
-            self.shown = safe
+    def take(self, piece: Piece) -> Iterator[Chunk]:
+        index = piece.index
+        if self.asked.has_tools:
+            text = self.texts[index] = self.texts[index] + piece.text
+            text = text[self.shown[index] : without_calls(text)]
+        else:
+            text = piece.text
+        if text:
+            yield from self._say(index, text)
+            self.shown[index] += len(text)
 
     def end(self, answer: Answer) -> Iterator[Chunk]:
         texts, reasons = as_list(answer.value), as_list(answer.metadata["finish_reason"])
@@ -91,8 +86,7 @@ class _ChatWriter:
             calls: list[dict[str, Any]] = []
             if self.asked.has_tools:
                 left, calls = split_calls(text)
-            left = left[self.shown :] if len(texts) == 1 else left
-            if left:
+            if left := left[self.shown[index] :]:
                 yield from self._say(index, left)
             yield from self._begin(index)
             if calls:
@@ -123,16 +117,16 @@ class _ChatWriter:
 class _CompletionWriter:
     head: Head
     asked: Asked
-    shown: int = 0
+    shown: dict[int, int] = field(default_factory=lambda: defaultdict(int))
 
-    def take(self, piece: str) -> Chunk:
-        self.shown += len(piece)
-        return self._chunk(0, piece, None)
+    def take(self, piece: Piece) -> Chunk:
+        self.shown[piece.index] += len(piece.text)
+        return self._chunk(piece.index, piece.text, None)
 
     def end(self, answer: Answer) -> Iterator[Chunk]:
         texts, reasons = as_list(answer.value), as_list(answer.metadata["finish_reason"])
         for index, (text, reason) in enumerate(zip(texts, reasons, strict=True)):
-            yield self._chunk(index, text[self.shown :] if len(texts) == 1 else text, reason)
+            yield self._chunk(index, text[self.shown[index] :], reason)
         if includes_usage(self.asked):
             fields = self.head.fields("text_completion")
             yield {**fields, "choices": [], "usage": usage_of([answer])}

@@ -8,7 +8,7 @@ from app.core.errors import InvalidRequest
 from app.core.types import Answer, Failed
 from app.services.inference_service import InferenceResult
 from app.services.model_service import ServedVersion
-from app.services.openai_chunks import Broken
+from app.services.openai_chunks import Broken, Events
 from app.services.openai_generation import Asked, Head, asked_of_chat, new_id
 from app.services.openai_parameters import UnsupportedParameter
 from app.services.openai_tools import split_calls, without_calls
@@ -170,9 +170,8 @@ def _usage(answer: Answer) -> dict[str, Any]:
 
 
 async def response_events(
-    events: AsyncIterator[Any], head: Head, asked: Asked
+    events: Events, head: Head, asked: Asked
 ) -> AsyncIterator[Event | Broken]:
-    """events: `Piece`s and then one InferenceResult."""
     writer = _EventWriter(head, asked)
     for made in writer.begin():
         yield made

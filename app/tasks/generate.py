@@ -28,6 +28,16 @@ class GenerationPlan:
     return_full_text: bool
 
     @property
+    def is_single(self) -> bool:
+        """Whether one text grows from its first token to its last."""
+        return self.sampling.sequences == 1 and self.sampling.beams == 1
+
+    @property
+    def head(self) -> str:
+        """What stands in front of each continuation."""
+        return self.text if self.return_full_text else ""
+
+    @property
     def most_tokens(self) -> int:
         kept_apart = max(self.sampling.sequences, self.sampling.beams)
         return (len(self.prompt) + self.sampling.max_new_tokens) * kept_apart
@@ -104,8 +114,9 @@ class Generate:
         generated: Sequence[Generated],
         decode: Callable[[Sequence[int]], str],
     ) -> Answer:
-        head = plan.text if plan.return_full_text else ""
-        texts = [head + _until_stop(decode(g.token_ids), plan.sampling.stop) for g in generated]
+        texts = [
+            plan.head + _until_stop(decode(g.token_ids), plan.sampling.stop) for g in generated
+        ]
         reasons = [g.finish_reason for g in generated]
         single = plan.sampling.sequences == 1
         metadata: dict[str, Any] = {"finish_reason": reasons[0] if single else reasons}

@@ -120,6 +120,10 @@ class Lone(WorkerHandle):
         for item in items:
             self.desk.ledger.answered(item, time.monotonic())
 
+    def on_pieces(self, handle: WorkerHandle, pieces: Sequence[tuple[int, str, int]]) -> None:
+        for item_id, text, tokens in pieces:
+            self.desk.ledger.wrote(item_id, text, tokens)
+
     def on_started(self, handle: WorkerHandle, started: Started) -> None:
         self.runs.append(started)
 

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -26,6 +25,7 @@ from app.services.openai_parameters import UnsupportedParameter, in_callers_word
 from app.services.openai_responses import asked_of_response, response_answer, response_events
 from app.services.openai_texts import embeddings_answer, pairs_of, rerank_results
 from app.services.openai_tools import split_calls, without_calls
+from app.services.streaming import Piece
 from app.tasks.catalogue import task_info
 
 GENERATE = task_info("generate", "tokens").parameters
@@ -38,14 +38,13 @@ MODEL = ServedVersion(
 )
 
 
-@dataclass
-class Piece:
-    text: str
-
-
 def result(value: Any = "abc", reason: Any = "stop") -> InferenceResult:
     answer = Answer(value, {"finish_reason": reason}, Usage(3, 2))
     return InferenceResult(Done(answer), "generator:v1", "generator", 1.0)
+
+
+def piece(text: str, index: int = 0) -> Piece:
+    return Piece(text, 1, index)
 
 
 async def events(*given: Any) -> AsyncIterator[Any]:
@@ -184,7 +183,7 @@ def test_what_was_shown_of_a_text_is_never_a_call(pieces: list[str]):
 
 
 async def test_chunks_name_the_role_once_and_end_with_the_reason():
-    chunks = await made(chat_chunks(events(Piece("ab"), Piece("c"), result()), HEAD, asked()))
+    chunks = await made(chat_chunks(events(piece("ab"), piece("c"), result()), HEAD, asked()))
     deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
     assert deltas == [{"role": "assistant", "content": ""}, {"content": "ab"}, {"content": "c"}, {}]
     assert [chunk["choices"][0]["finish_reason"] for chunk in chunks] == [None, None, None, "stop"]
@@ -194,7 +193,7 @@ async def test_chunks_name_the_role_once_and_end_with_the_reason():
 
 async def test_usage_comes_last_where_it_was_asked_for():
     wanted = asked(stream_options={"include_usage": True})
-    chunks = await made(chat_chunks(events(Piece("abc"), result()), HEAD, wanted))
+    chunks = await made(chat_chunks(events(piece("abc"), result()), HEAD, wanted))
     assert chunks[-1]["choices"] == []
     assert chunks[-1]["usage"] == {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
     assert all(chunk["usage"] is None for chunk in chunks[:-1])
@@ -210,16 +209,24 @@ async def test_several_answers_come_whole():
     assert [part["choices"][0]["text"] for part in parts] == ["a", "b"]
 
 
+async def test_several_answers_may_come_as_pieces():
+    pieces = piece("a", 0), piece("b", 1)
+    end = result(["a", "b"], ["stop", "length"])
+    chunks = await made(chat_chunks(events(*pieces, end), HEAD, asked()))
+    shown = [(c["choices"][0]["index"], c["choices"][0]["delta"].get("content")) for c in chunks]
+    assert shown == [(0, ""), (0, "a"), (1, ""), (1, "b"), (0, None), (1, None)]
+
+
 async def test_a_broken_stream_ends_there():
     failed = InferenceResult(Failed(DeadlineExceeded()), "generator:v1", "generator", 1.0)
     for make in (chat_chunks, completion_chunks, response_events):
-        *_, last = await made(make(events(Piece("a"), failed), HEAD, asked(input="a")))
+        *_, last = await made(make(events(piece("a"), failed), HEAD, asked(input="a")))
         assert isinstance(last, Broken)
 
 
 @given(st.text("ab<tool_call>{}", max_size=30), st.integers(1, 5))
 async def test_chunks_add_up_to_the_text(text: str, size: int):
-    pieces = [Piece(text[at : at + size]) for at in range(0, len(text), size)]
+    pieces = [piece(text[at : at + size]) for at in range(0, len(text), size)]
     for wanted in (asked(), asked(tools=[TOOL])):
         chunks = await made(chat_chunks(events(*pieces, result(text)), HEAD, wanted))
         assert said(chunks) == text
@@ -230,7 +237,7 @@ async def test_chunks_add_up_to_the_text(text: str, size: int):
 @given(st.integers(1, 9))
 async def test_calls_come_whole_behind_the_text(size: int):
     text = f"Well. {CALL}"
-    pieces = [Piece(text[at : at + size]) for at in range(0, len(text), size)]
+    pieces = [piece(text[at : at + size]) for at in range(0, len(text), size)]
     chunks = await made(chat_chunks(events(*pieces, result(text)), HEAD, asked(tools=[TOOL])))
     assert said(chunks).strip() == "Well."
     assert chunks[-2]["choices"][0]["delta"]["tool_calls"][0]["function"]["name"] == "f"
@@ -275,7 +282,7 @@ def test_a_response_says_when_a_limit_ended_it():
 
 async def test_events_of_a_response_are_numbered_and_add_up():
     shown = await made(
-        response_events(events(Piece("ab"), Piece("c"), result()), HEAD, asked(input="a"))
+        response_events(events(piece("ab"), piece("c"), result()), HEAD, asked(input="a"))
     )
     assert [event["sequence_number"] for event in shown] == list(range(len(shown)))
     assert [event["type"].removeprefix("response.") for event in shown] == [
@@ -295,7 +302,7 @@ async def test_events_of_a_response_are_numbered_and_add_up():
 
 async def test_calls_are_items_of_a_response():
     shown = await made(
-        response_events(events(Piece(CALL), result(CALL)), HEAD, asked(input="a", tools=[TOOL]))
+        response_events(events(piece(CALL), result(CALL)), HEAD, asked(input="a", tools=[TOOL]))
     )
     assert "response.output_text.delta" not in {event["type"] for event in shown}
     (item,) = shown[-1]["response"]["output"]
