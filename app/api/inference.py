@@ -19,7 +19,13 @@ from app.api.errors import error_response, shown_to_caller
 from app.api.plain_route import PlainRoute
 from app.api.sse import event, opened, sse_response
 from app.core.config import Settings
-from app.core.errors import Cancelled, InvalidRequest, InvariantBroken, ModelUnavailable, ServingError
+from app.core.errors import (
+    Cancelled,
+    InvalidRequest,
+    InvariantBroken,
+    ModelUnavailable,
+    ServingError,
+)
 from app.core.types import Asker, Failed
 from app.schemas.request import BatchBody, InferBody, Limits, parse_batch, parse_infer
 from app.schemas.response import BatchAnswer, InferAnswer
