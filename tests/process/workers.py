@@ -112,6 +112,14 @@ class Lone(WorkerHandle):
     ) -> Future[Outcome]:
         return self.desk.submit(version, text, parameters or {"truncate": False}, timeout_ms)
 
+    def stream(
+        self, text: str, pieces: list[tuple[str, int]], parameters: dict[str, Any]
+    ) -> Future[Outcome]:
+        """The same; its pieces are added to the list as they come."""
+        return self.desk.submit(
+            VERSION, text, parameters, 30_000, on_piece=lambda *piece: pieces.append(piece)
+        )
+
     @property
     def owed(self) -> int:
         return self.desk.unanswered
