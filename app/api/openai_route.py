@@ -198,7 +198,7 @@ async def _events(
 def _error_event(request: Request, error: ServingError, *, named: bool) -> bytes:
     note(request, error=error.code)
     shown = error_body(request, shown_to_caller(error))
-    return event({"type": "error", **shown["error"]}, "error") if named else event(shown)
+    return event({**shown["error"], "type": "error"}, "error") if named else event(shown)
 
 
 def answered(request: Request, shown: Any) -> Response:

@@ -1,12 +1,14 @@
 """OpenAI's dialect over fakes: shapes of answers and of every failure, headers, limits."""
 
 import base64
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 import pytest_asyncio
+from structlog.testing import capture_logs
 
 from app.core.errors import (
     DeadlineExceeded,
@@ -113,6 +115,13 @@ _ANSWERS = {
     "sentiment": _classified,
     "reranker": _ranked,
 }
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """A traceback that is printed in colours holds up the loop, and the server then sheds load."""
+    with capture_logs():
+        yield
 
 
 @pytest_asyncio.fixture(loop_scope="module", autouse=True)

@@ -6,6 +6,7 @@ Whatever the client returns is awaited where it can be; streams are read either 
 import base64
 import inspect
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -76,9 +77,8 @@ async def models(talk: Talk) -> None:
     assert {"generator", "generator:v1", "embedder", "sentiment"} <= {each.id for each in shown}
     assert (await got(talk.client.models.retrieve("generator:v1"))).object == "model"
     for name in ("nobody", "generator:v9"):
-        failed = await talk.fails(
-            openai.NotFoundError, lambda name=name: talk.client.models.retrieve(name)
-        )
+        missing = partial(talk.client.models.retrieve, name)
+        failed = await talk.fails(openai.NotFoundError, missing)
         assert failed.code == "model_not_found"
 
 
@@ -189,7 +189,7 @@ async def responses(talk: Talk) -> None:
 
 async def errors(talk: Talk) -> None:
     refused = openai.UnprocessableEntityError
-    for param, more in {
+    wrong: dict[str, dict[str, Any]] = {
         "temperature": {"temperature": 3},
         "logit_bias": {"logit_bias": {"5": 500}},
         "messages": {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
@@ -198,10 +198,11 @@ async def errors(talk: Talk) -> None:
         "n": {"n": 2, "temperature": 0},
         "model": {"model": "embedder"},
         "stop": {"stop": ["a"] * 5},
-    }.items():
-        failed = await talk.fails(refused, lambda more=more: talk.chat(**more))
+    }
+    for param, more in wrong.items():
+        failed = await talk.fails(refused, partial(talk.chat, **more))
         assert failed.param == param
-        streamed = await talk.fails(refused, lambda more=more: talk.chat(stream=True, **more))
+        streamed = await talk.fails(refused, partial(talk.chat, stream=True, **more))
         assert streamed.body == failed.body
     long = [{"role": "user", "content": "word " * 3000}]
     failed = await talk.fails(openai.BadRequestError, lambda: talk.chat(long))
