@@ -30,7 +30,7 @@ router = APIRouter(tags=["openai"], route_class=OpenAiRoute)
 async def openai_chat(request: Request) -> Response:
     """Go on with a conversation, by the model's own chat template."""
     call = await read_call(request, ChatBody)
-    asked = asked_of_chat(call.given, call.found, settings_of(request).max_text_chars)
+    asked = asked_of_chat(call.given, call.found)
     head = _head("chatcmpl", f"{call.found.name}:{call.found.version}")
     if call.body.stream:
         (wanted,) = asked.requests

@@ -7,7 +7,6 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.api.deps import settings_of
 from app.api.openai_documented import documented_openai
 from app.api.openai_route import OpenAiRoute, answered, infer, read_call, streamed
 from app.schemas.openai_responses import ResponsesAnswer, ResponsesBody
@@ -23,7 +22,7 @@ router = APIRouter(tags=["openai"], route_class=OpenAiRoute)
 async def openai_responses(request: Request) -> Response:
     """Answer a text or a conversation; nothing is kept between requests."""
     call = await read_call(request, ResponsesBody)
-    asked = asked_of_response(call.given, call.found, settings_of(request).max_text_chars)
+    asked = asked_of_response(call.given, call.found)
     head = Head(new_id("resp"), int(time.time()), f"{call.found.name}:{call.found.version}")
     if call.body.stream:
         (wanted,) = asked.requests

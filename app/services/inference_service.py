@@ -28,6 +28,7 @@ from app.core.errors import (
 )
 from app.core.metrics import Metrics
 from app.core.parameters import resolve
+from app.core.texts import count_chars
 from app.core.types import NOBODY, Asker, Done, Failed, Outcome
 from app.models.registry import Deployment, Registry
 from app.models.spec import ModelSpec
@@ -210,7 +211,9 @@ class InferenceService:
         name = self._default_model if request.model is None else request.model
         deployment = entry.deployment = self._registry.resolve(name, request.version)
         _check_form(deployment, request)
-        self._check_length(request.text)
+        self._check_length("text", len(request.text))
+        if deployment.task.chats and request.inputs is not None:
+            self._check_length("inputs.messages", count_chars(request.inputs))
         parameters = resolve(deployment.parameters, request.parameters)
         limit_ms = float(deployment.spec.default_timeout_ms)
         limit_ms = limit_ms if timeout_ms is None else min(limit_ms, timeout_ms)
@@ -236,10 +239,10 @@ class InferenceService:
             self._metrics.shared(spec.name, spec.version)
         return self._shared.join(in_turn, limit_ms, submit)
 
-    def _check_length(self, text: str) -> None:
-        if len(text) > self._max_text_chars:
+    def _check_length(self, field: str, chars: int) -> None:
+        if chars > self._max_text_chars:
             raise InvalidRequest(
-                f"text has {len(text)} characters, at most {self._max_text_chars} are taken "
+                f"{field} has {chars} characters, at most {self._max_text_chars} are taken "
                 "(MAX_TEXT_CHARS); split it"
             )
 

@@ -9,7 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from app.core.errors import InvalidRequest
+from app.core.texts import problem_of_text
 from app.core.types import Answer
 from app.services.inference_service import InferenceRequest
 from app.services.model_service import ServedVersion
@@ -51,7 +54,7 @@ def new_id(prefix: str) -> str:
     return f"{prefix}{joint}{secrets.token_hex(12)}"
 
 
-def asked_of_chat(given: Mapping[str, Any], found: ServedVersion, max_chars: int) -> Asked:
+def asked_of_chat(given: Mapping[str, Any], found: ServedVersion) -> Asked:
     """Raises InvalidRequest that names the field."""
     key = f"{found.name}:{found.version}"
     if not found.chats:
@@ -62,7 +65,6 @@ def asked_of_chat(given: Mapping[str, Any], found: ServedVersion, max_chars: int
         conversation["tools"] = tools
     if "chat_template_kwargs" in given:
         conversation["chat_template_kwargs"] = given["chat_template_kwargs"]
-    check_chars("messages", conversation, max_chars)
     parameters = parameters_of(_plain(given), found.parameters, key)
     request = InferenceRequest("", found.name, found.version, parameters, conversation)
     return Asked(given, [request], bool(tools))
@@ -82,33 +84,12 @@ def asked_of_completion(
     if len(prompts) * given.get("n", 1) > MAX_CHOICES:
         raise InvalidRequest(f"n times the prompts is more than {MAX_CHOICES} choices")
     for prompt in prompts:
-        check_chars("prompt", prompt, max_chars)
-        if not prompt:
-            raise InvalidRequest("prompt is empty; there is nothing to continue")
-        if "\0" in prompt:
-            raise InvalidRequest("prompt holds the character U+0000; take it out")
+        if (problem := problem_of_text(prompt, max_chars)) is not None:
+            raise InvalidRequest(f"prompt {problem}")
     parameters = parameters_of(given, found.parameters, key)
     return Asked(
         given, [InferenceRequest(text, found.name, found.version, parameters) for text in prompts]
     )
-
-
-def check_chars(field: str, value: Any, most: int) -> None:
-    """All text within lists and objects counts."""
-    count = 0
-    left = [value]
-    while left:
-        each = left.pop()
-        if isinstance(each, str):
-            count += len(each)
-        elif isinstance(each, Mapping):
-            left.extend(each.values())
-        elif isinstance(each, list):
-            left.extend(each)
-    if count > most:
-        raise InvalidRequest(
-            f"{field} has {count} characters, at most {most} are taken (MAX_TEXT_CHARS)"
-        )
 
 
 def _plain(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,9 +105,26 @@ def _plain(given: Mapping[str, Any]) -> dict[str, Any]:
             raise InvalidRequest("top_logprobs is set, but logprobs is not true; set both")
     else:
         plain["logprobs"] = top or 0
-    if given.get("response_format", {}).get("type") == "text":
-        del plain["response_format"]
+    if (schema := _schema(plain.pop("response_format", {"type": "text"}))) is not None:
+        plain["response_format"] = schema
     return plain
+
+
+def _schema(form: Mapping[str, Any]) -> str | None:
+    """The text of the JSON schema that the answer has to fit; None: any text."""
+    match form.get("type"):
+        case "text":
+            return None
+        case "json_object":
+            schema: Any = {"type": "object"}
+        case "json_schema":
+            said = form.get("json_schema")
+            schema = said.get("schema") if isinstance(said, dict) else None
+            if not isinstance(schema, dict | bool):
+                raise InvalidRequest("response_format.json_schema.schema must be an object")
+        case other:
+            raise UnsupportedParameter("response_format", f"its type is {str(other)[:64]!r}")
+    return msgspec.json.encode(schema).decode()
 
 
 def _tools(given: Mapping[str, Any]) -> list[Any]:

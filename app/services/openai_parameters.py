@@ -28,7 +28,7 @@ OURS: Mapping[str, str] = {  # of two names for one thing the later wins
     "repetition_penalty": "repetition_penalty",
     "logit_bias": "logit_bias",
     "logprobs": "logprobs",
-    "response_format": "response_format",
+    "response_format": "json_schema",
     "echo": "return_full_text",
     "dimensions": "dimensions",
     "truncate": "truncate",
@@ -90,7 +90,7 @@ def in_callers_words(error: ServingError, given: Iterable[str]) -> tuple[str, st
     """The message by the names that the caller used, and the field that it is about."""
     theirs = {OURS[name]: name for name in OURS if name in set(given)}
     message = re.sub(
-        r"\bparameters\.(\w+)", lambda found: theirs.get(found[1], found[1]), str(error)
+        r"\b(?:parameters|inputs)\.(\w+)", lambda found: theirs.get(found[1], found[1]), str(error)
     )
     param = getattr(error, "param", None)
     if param is None and isinstance(error, InvalidRequest):

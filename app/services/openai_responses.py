@@ -19,7 +19,7 @@ _NOT_KEPT = ("previous_response_id", "conversation")
 _SAME = "temperature top_p top_k min_p seed max_output_tokens tool_choice stream".split()
 
 
-def asked_of_response(given: Mapping[str, Any], found: ServedVersion, max_chars: int) -> Asked:
+def asked_of_response(given: Mapping[str, Any], found: ServedVersion) -> Asked:
     """As a chat. Raises InvalidRequest that names the field."""
     for name in _NOT_KEPT:
         if name in given:
@@ -36,7 +36,7 @@ def asked_of_response(given: Mapping[str, Any], found: ServedVersion, max_chars:
         chat["response_format"] = form
     if "tools" in given:
         chat["tools"] = [_tool(tool, at) for at, tool in enumerate(given["tools"])]
-    asked = asked_of_chat(chat, found, max_chars)
+    asked = asked_of_chat(chat, found)
     return Asked(given, asked.requests, asked.has_tools)
 
 

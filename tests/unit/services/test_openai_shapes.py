@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -83,7 +84,8 @@ def test_parameters_get_our_names():
     }
 
 
-LEAST = tuple(p for p in GENERATE if p.name not in ("logit_bias", "min_p", "logprobs"))
+STEERED = ("logit_bias", "min_p", "logprobs", "json_schema")
+LEAST = tuple(p for p in GENERATE if p.name not in STEERED)
 
 
 def test_what_a_task_does_not_declare_is_refused_by_name():
@@ -111,8 +113,14 @@ def test_a_chat_is_asked_as_a_conversation():
         "logprobs": False,
         "response_format": {"type": "text"},
     }
-    (request,) = asked_of_chat(sent, MODEL, 100).requests
+    (request,) = asked_of_chat(sent, MODEL).requests
     assert request.inputs == {"messages": USER} and request.parameters == {"temperature": 0.5}
+
+
+def test_messages_of_a_conversation_are_told_without_our_prefix():
+    error = InvalidRequest("inputs.messages has 9 characters, at most 5 are taken")
+    told = "messages has 9 characters, at most 5 are taken", "messages"
+    assert in_callers_words(error, []) == told
 
 
 @pytest.mark.parametrize(
@@ -122,16 +130,30 @@ def test_a_chat_is_asked_as_a_conversation():
         ({"modalities": ["audio"]}, "modalities is not supported"),
         ({"tools": [TOOL], "tool_choice": "required"}, "tool_choice is not supported"),
         ({"top_logprobs": 2}, "top_logprobs is set, but logprobs is not true"),
-        ({"messages": [{"content": "a" * 101}]}, "messages has 101 characters, at most 100"),
+        ({"response_format": {"type": "grammar"}}, "response_format is not supported"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema.schema must"),
     ],
 )
 def test_chats_that_are_not_served_are_refused_by_name(sent: dict[str, Any], told: str):
     with pytest.raises(InvalidRequest, match=told):
-        asked_of_chat({"messages": USER, **sent}, MODEL, 100)
+        asked_of_chat({"messages": USER, **sent}, MODEL)
+
+
+def test_schemas_reach_a_task_that_declares_them():
+    taught = replace(
+        MODEL, parameters=(*LEAST, Parameter("json_schema", "string", None, "A schema."))
+    )
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    form = {"type": "json_schema", "json_schema": {"name": "x", "strict": True, "schema": schema}}
+    (request,) = asked_of_chat({"messages": USER, "response_format": form}, taught).requests
+    assert json.loads(request.parameters["json_schema"]) == schema
+    plain = {"messages": USER, "response_format": {"type": "json_object"}}
+    (request,) = asked_of_chat(plain, taught).requests
+    assert json.loads(request.parameters["json_schema"]) == {"type": "object"}
 
 
 def test_tools_are_left_out_where_none_may_be_called():
-    chat = asked_of_chat({"messages": USER, "tools": [TOOL], "tool_choice": "none"}, MODEL, 100)
+    chat = asked_of_chat({"messages": USER, "tools": [TOOL], "tool_choice": "none"}, MODEL)
     assert chat.requests[0].inputs == {"messages": USER} and not chat.has_tools
 
 
@@ -252,7 +274,7 @@ def test_a_response_is_asked_as_a_chat():
         {"type": "function_call_output", "call_id": "1", "output": "b"},
     ]
     sent = {"input": items, "instructions": "be", "max_output_tokens": 5}
-    (request,) = asked_of_response(sent, MODEL, 1000).requests
+    (request,) = asked_of_response(sent, MODEL).requests
     assert request.inputs is not None
     roles = [message["role"] for message in request.inputs["messages"]]
     assert roles == ["system", "user", "assistant", "tool"]
@@ -271,7 +293,7 @@ def test_a_response_is_asked_as_a_chat():
 )
 def test_responses_that_are_not_served_are_refused_by_name(sent: dict[str, Any], told: str):
     with pytest.raises(InvalidRequest, match=told):
-        asked_of_response({"input": "a", **sent}, MODEL, 1000)
+        asked_of_response({"input": "a", **sent}, MODEL)
 
 
 def test_a_response_says_when_a_limit_ended_it():
