@@ -1,6 +1,7 @@
 """OpenAI's streams as pure functions of pieces: chunks of a chat or of a completion.
 
-A stream is pieces of the text, of several texts one after the other, and then one result.
+A stream is pieces of the text, of several texts one after the other, and then one result. How
+likely tokens were is told with the last chunk of each choice.
 """
 
 from collections import defaultdict
@@ -10,7 +11,8 @@ from typing import Any
 
 from app.core.types import Answer, Failed
 from app.services.inference_service import InferenceResult
-from app.services.openai_generation import Asked, Head, as_list, usage_of
+from app.services.openai_generation import Asked, Head, texts_of_answer, usage_of
+from app.services.openai_logprobs import of_chat, of_completion
 from app.services.openai_tools import split_calls, without_calls
 from app.services.streaming import Piece
 
@@ -80,8 +82,7 @@ class _ChatWriter:
             self.shown[index] += len(text)
 
     def end(self, answer: Answer) -> Iterator[Chunk]:
-        texts, reasons = as_list(answer.value), as_list(answer.metadata["finish_reason"])
-        for index, (text, reason) in enumerate(zip(texts, reasons, strict=True)):
+        for index, (text, reason, told) in enumerate(texts_of_answer(answer)):
             left: str = text
             calls: list[dict[str, Any]] = []
             if self.asked.has_tools:
@@ -93,7 +94,7 @@ class _ChatWriter:
                 reason = "tool_calls"
                 numbered = [{"index": at, **call} for at, call in enumerate(calls)]
                 yield self._chunk(index, {"tool_calls": numbered}, None)
-            yield self._chunk(index, {}, reason)
+            yield self._chunk(index, {}, reason, of_chat(told))
         if includes_usage(self.asked):
             fields = self.head.fields("chat.completion.chunk")
             yield {**fields, "choices": [], "usage": usage_of([answer])}
@@ -107,8 +108,10 @@ class _ChatWriter:
             self.begun.add(index)
             yield self._chunk(index, {"role": "assistant", "content": ""}, None)
 
-    def _chunk(self, index: int, delta: dict[str, Any], reason: str | None) -> Chunk:
-        choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": reason}
+    def _chunk(
+        self, index: int, delta: dict[str, Any], reason: str | None, logprobs: Any = None
+    ) -> Chunk:
+        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
         chunk = {**self.head.fields("chat.completion.chunk"), "choices": [choice]}
         return {**chunk, "usage": None} if includes_usage(self.asked) else chunk
 
@@ -124,14 +127,14 @@ class _CompletionWriter:
         return self._chunk(piece.index, piece.text, None)
 
     def end(self, answer: Answer) -> Iterator[Chunk]:
-        texts, reasons = as_list(answer.value), as_list(answer.metadata["finish_reason"])
-        for index, (text, reason) in enumerate(zip(texts, reasons, strict=True)):
-            yield self._chunk(index, text[self.shown[index] :], reason)
+        for index, (text, reason, told) in enumerate(texts_of_answer(answer)):
+            left = text[self.shown[index] :]
+            yield self._chunk(index, left, reason, of_completion(told))
         if includes_usage(self.asked):
             fields = self.head.fields("text_completion")
             yield {**fields, "choices": [], "usage": usage_of([answer])}
 
-    def _chunk(self, index: int, text: str, reason: str | None) -> Chunk:
-        choice = {"index": index, "text": text, "logprobs": None, "finish_reason": reason}
+    def _chunk(self, index: int, text: str, reason: str | None, logprobs: Any = None) -> Chunk:
+        choice = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
         chunk = {**self.head.fields("text_completion"), "choices": [choice]}
         return {**chunk, "usage": None} if includes_usage(self.asked) else chunk

@@ -16,6 +16,7 @@ from app.core.texts import problem_of_text
 from app.core.types import Answer
 from app.services.inference_service import InferenceRequest
 from app.services.model_service import ServedVersion
+from app.services.openai_logprobs import logprobs_of, of_chat, of_completion
 from app.services.openai_parameters import UnsupportedParameter, parameters_of
 from app.services.openai_tools import split_calls
 
@@ -154,37 +155,36 @@ def as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
+def texts_of_answer(answer: Answer) -> list[tuple[str, str, Any]]:
+    """Each text with the reason of its end and what is told of its tokens."""
+    texts, reasons = as_list(answer.value), as_list(answer.metadata["finish_reason"])
+    return list(zip(texts, reasons, logprobs_of(answer, len(texts)), strict=True))
+
+
 def chat_answer(head: Head, asked: Asked, answer: Answer) -> dict[str, Any]:
-    reasons = as_list(answer.metadata["finish_reason"])
     choices = [
-        _choice(index, text, reason, asked)
-        for index, (text, reason) in enumerate(zip(as_list(answer.value), reasons, strict=True))
+        _choice(index, text, reason, of_chat(told), asked)
+        for index, (text, reason, told) in enumerate(texts_of_answer(answer))
     ]
     shown = {**head.fields("chat.completion"), "choices": choices}
     return {**shown, "usage": usage_of([answer])}
 
 
-def _choice(index: int, text: str, reason: str, asked: Asked) -> dict[str, Any]:
+def _choice(index: int, text: str, reason: str, logprobs: Any, asked: Asked) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
     if asked.has_tools:
         before, calls = split_calls(text)
         if calls:
             message |= {"content": before or None, "tool_calls": calls}
             reason = "tool_calls"
-    return {"index": index, "message": message, "logprobs": None, "finish_reason": reason}
+    return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": reason}
 
 
 def completion_answer(head: Head, answers: Sequence[Answer]) -> dict[str, Any]:
     """Choices go prompt by prompt."""
-    written = [
-        (text, reason)
-        for answer in answers
-        for text, reason in zip(
-            as_list(answer.value), as_list(answer.metadata["finish_reason"]), strict=True
-        )
-    ]
+    written = [each for answer in answers for each in texts_of_answer(answer)]
     choices = [
-        {"index": index, "text": text, "logprobs": None, "finish_reason": reason}
-        for index, (text, reason) in enumerate(written)
+        {"index": at, "text": text, "logprobs": of_completion(told), "finish_reason": reason}
+        for at, (text, reason, told) in enumerate(written)
     ]
     return {**head.fields("text_completion"), "choices": choices, "usage": usage_of(answers)}

@@ -21,6 +21,7 @@ from app.services.openai_generation import (
     asked_of_chat,
     asked_of_completion,
     chat_answer,
+    completion_answer,
 )
 from app.services.openai_parameters import UnsupportedParameter, in_callers_words, parameters_of
 from app.services.openai_responses import asked_of_response, response_answer, response_events
@@ -229,6 +230,31 @@ async def test_several_answers_come_whole():
         completion_chunks(events(result(["a", "b"], ["stop", "length"])), HEAD, asked())
     )
     assert [part["choices"][0]["text"] for part in parts] == ["a", "b"]
+
+
+TOLD = [
+    {"token": "é", "logprob": -0.5, "top": [["é", -0.5], ["a", -1.5]]},
+    {"token": "b", "logprob": -2.0, "top": []},
+]
+
+
+async def test_how_likely_tokens_were_is_told_in_both_shapes():
+    answer = Answer("éb", {"finish_reason": "stop", "logprobs": TOLD}, Usage(1, 2))
+    told = chat_answer(HEAD, asked(), answer)["choices"][0]["logprobs"]
+    assert told["content"][0]["bytes"] == [195, 169] and told["content"][1]["logprob"] == -2.0
+    assert [top["token"] for top in told["content"][0]["top_logprobs"]] == ["é", "a"]
+    shown = completion_answer(HEAD, [answer])["choices"][0]["logprobs"]
+    assert shown == {
+        "tokens": ["é", "b"],
+        "token_logprobs": [-0.5, -2.0],
+        "top_logprobs": [{"é": -0.5, "a": -1.5}, {}],
+        "text_offset": [0, 1],
+    }
+    end = InferenceResult(Done(answer), "generator:v1", "generator", 1.0)
+    chunks = await made(chat_chunks(events(piece("éb"), end), HEAD, asked()))
+    assert chunks[-1]["choices"][0]["logprobs"] == told
+    parts = await made(completion_chunks(events(piece("éb"), end), HEAD, asked()))
+    assert parts[-1]["choices"][0]["logprobs"] == shown
 
 
 async def test_several_answers_may_come_as_pieces():
