@@ -140,6 +140,8 @@ class OpenVinoLlm:
         self._written.pop(sequence_id, None)
         if self._held.pop(sequence_id, None) is None:
             self._handles.pop(sequence_id).cancel()
+            if not self._handles:  # no step would follow that gives its part of the cache back
+                self._pipeline.step()
 
     def step(self) -> StepOutcome:
         """One token for every sequence whose prompt is read; a piece of those that are not."""

@@ -80,7 +80,8 @@ def test_refusals_have_their_status_also_of_what_a_worker_refuses(server):
 def test_a_client_who_leaves_frees_its_place_within_a_step(server):
     server.until_ready()
     with server.client.stream("POST", "/infer", json=body_of(LONG)) as response:
-        next(events_of(response))
+        events = events_of(response)  # dropping it would close the connection
+        next(events)
         assert server.unanswered("generator") == 1
     left = time.monotonic()
     until(lambda: server.unanswered("generator") == 0, "the withdrawal", 10)

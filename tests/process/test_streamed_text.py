@@ -87,7 +87,7 @@ def test_tokens_that_the_steps_tell_are_those_that_were_generated(runtime, optio
 
 
 def test_a_text_that_ends_by_itself_is_told_to_its_end(runtime):
-    prompt = "<|im_start|>user\nSay hi.<|im_end|>\n<|im_start|>assistant\n"
+    prompt = "<|im_start|>user\nWhat is 1 + 1?<|im_end|>\n<|im_start|>assistant\n1 + 1 ="
     tokens, (generated,), _ = written(runtime, prompt, Sampling(max_new_tokens=200))
 
     assert generated.finish_reason == "stop" and tokens == list(generated.token_ids)
@@ -109,3 +109,14 @@ def test_a_sequence_that_leaves_leaves_nothing(runtime):
     outcome: Any = runtime.step()
 
     assert not outcome.written and not outcome.finished
+
+
+def test_cache_of_sequences_that_left_is_free_at_once(runtime):
+    for sequence_id in (1, 2):
+        prompt = runtime.tokenizer.encode(["Gravity is"])[0]
+        runtime.add(sequence_id, prompt, Sampling(max_new_tokens=50))
+    runtime.step()
+    for sequence_id in (1, 2):
+        runtime.cancel(sequence_id)
+
+    assert not runtime._pipeline.has_non_finished_requests()
