@@ -19,6 +19,7 @@ from app.scheduling.cpu_lease import CpuLeases, Grant, Order
 from app.tasks.base import Prepared
 from app.tasks.catalogue import task_kinds
 from app.workers.lease import LeaseClient
+from app.workers.ledger import OnPiece
 from app.workers.messages import AskThreads, ItemDone, ItemFailed, Load, ReturnThreads
 from app.workers.status import ServingState, Status
 from app.workers.supervisor import Supervisor
@@ -261,9 +262,14 @@ class CountsUp:
                 one = Generated(tuple(made), "length")
                 finished[sequence_id] = (one,) * sampling.sequences
         tokens = len(self._made)
+        written = {
+            i: (made[-1],)
+            for i, (_, sampling, made) in self._made.items()
+            if sampling.sequences == 1
+        }
         for sequence_id in finished:
             del self._made[sequence_id]
-        return StepOutcome(finished, tokens, read)
+        return StepOutcome(finished, tokens, read, written)
 
 
 class RefusesWord(CountsUp):
@@ -332,6 +338,7 @@ class AnswersWhenTold:
         self.inputs: list[Mapping[str, Any]] = []
         self.askers: list[Asker] = []
         self.waits: list[asyncio.Future[Outcome]] = []
+        self.pieces: list[OnPiece | None] = []
         self.refusal: ServingError | None = None
 
     @property
@@ -351,10 +358,12 @@ class AnswersWhenTold:
         timeout_ms: float,
         inputs: Mapping[str, Any] | None = None,
         asker: Asker = NOBODY,
+        on_piece: OnPiece | None = None,
     ) -> asyncio.Future[Outcome]:
         if self.refusal is not None:
             raise self.refusal
         self.inputs += [] if inputs is None else [inputs]
+        self.pieces.append(on_piece)
         self.askers.append(asker)
         self.submitted.append((version, text, parameters, timeout_ms))
         self.waits.append(asyncio.get_running_loop().create_future())

@@ -11,13 +11,28 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from app.api import docs, errors, health, inference, metrics, models, open_inference
+from app.api import (
+    docs,
+    errors,
+    health,
+    inference,
+    metrics,
+    models,
+    open_inference,
+    openai_generation,
+    openai_models,
+    openai_responses,
+    openai_texts,
+)
 from app.api.deps import AppServices
 from app.api.documented import REF, documented
 from app.api.envelope import JsonResponse
 from app.api.middleware import RequestContext
 from app.api.plain_route import PlainRoute
 from app.core.config import Settings
+from app.schemas.openai_generation import ChatBody, CompletionBody
+from app.schemas.openai_responses import ResponsesBody
+from app.schemas.openai_texts import ClassifyBody, EmbeddingsBody, RerankBody, ScoreBody
 from app.schemas.request import BatchBody, InferBody
 from app.schemas.response import IndexAnswer
 
@@ -33,10 +48,22 @@ message that names the field, the limit and the remedy. Every answer has a reque
 _TAGS = [
     {"name": "inference", "description": "Ask a model."},
     {"name": "open inference protocol", "description": "Version 2, for its own clients."},
+    {"name": "openai", "description": "OpenAI's API, for its own clients."},
     {"name": "models", "description": "Which models and versions there are."},
     {"name": "health", "description": "How the server is."},
     {"name": "metrics", "description": "What it has done."},
 ]
+
+OPENAI = (openai_generation, openai_responses, openai_texts, openai_models)
+OPENAI_BODIES = (
+    ChatBody,
+    CompletionBody,
+    ResponsesBody,
+    EmbeddingsBody,
+    RerankBody,
+    ScoreBody,
+    ClassifyBody,
+)
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
@@ -73,8 +100,9 @@ def build_app(
     app.state.started_at = time.monotonic()
     app.state.name = NAME
     app.state.assets = docs.load_assets()
-    for part in (inference, open_inference, models, health, metrics, docs):
+    for part in (inference, open_inference, *OPENAI, models, health, metrics, docs):
         app.include_router(part.router)
+    app.include_router(openai_models.nowhere)
     app.include_router(router)
     errors.install(app)
     app.state.openapi = openapi_document(app, settings)
@@ -91,7 +119,7 @@ def openapi_document(app: FastAPI, settings: Settings) -> dict[str, Any]:
         routes=app.routes,
     )
     schemas = document["components"]["schemas"]
-    for body in (InferBody, BatchBody, *open_inference.BODIES):
+    for body in (InferBody, BatchBody, *open_inference.BODIES, *OPENAI_BODIES):
         schemas[body.__name__] = body.model_json_schema(ref_template=REF)
         schemas |= schemas[body.__name__].pop("$defs", {})
     schemas["InferBody"]["properties"]["text"]["maxLength"] = settings.max_text_chars

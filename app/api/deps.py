@@ -1,7 +1,7 @@
 """What routes are given: the services behind them, and what the request says about itself."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, Protocol
 
 from starlette.requests import Request
@@ -12,6 +12,7 @@ from app.core.types import Asker, Priority
 from app.services.inference_service import InferenceRequest, InferenceResult
 from app.services.model_service import Readiness, ServedVersion
 from app.services.open_inference import OpenInference, TensorLimits
+from app.services.streaming import Piece
 
 TIMEOUT_HEADER = "X-Request-Timeout-Ms"
 PRIORITY_HEADER = "X-Priority"
@@ -35,6 +36,15 @@ class InferenceService(Protocol):
         asker: Asker,
     ) -> Sequence[InferenceResult]:
         """One result per request, in order. Raises only what concerns all of them."""
+
+    def stream(
+        self,
+        request: InferenceRequest,
+        *,
+        timeout_ms: float | None,
+        asker: Asker,
+    ) -> AsyncGenerator[Piece | InferenceResult, None]:
+        """The text in pieces, then its result. Raises what ends it before the first piece."""
 
 
 class ModelService(Protocol):

@@ -132,12 +132,15 @@ def documented(
     *,
     body: type[BaseModel] | None = None,
     other: Responses | None = None,
+    streams: bool = False,
 ) -> dict[str, Any]:
     """Arguments of a route. One with a body can fail in all the ways of inference."""
     responses: Responses = {
         200: {"model": answer, "description": "Done."},
         **(other or {}),
     }
+    if streams:
+        responses[200]["content"] = {"text/event-stream": {"schema": {"type": "string"}}}
     extra: dict[str, Any] = {"parameters": [_REQUEST_ID]}
     if body is not None:
         extra["parameters"] = [_REQUEST_ID, _TIMEOUT, _PRIORITY, _CALLER]

@@ -1,7 +1,8 @@
 """POST /infer and POST /infer/batch, told in the order in which things happen."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from typing import Any
 
 from fastapi import APIRouter
@@ -13,27 +14,36 @@ from app.api.body import read_json
 from app.api.deps import asker_of, note, request_id_of, services_of, settings_of, timeout_ms_of
 from app.api.disconnect import run_unless_gone
 from app.api.documented import documented
-from app.api.envelope import JsonResponse
-from app.api.errors import error_response
+from app.api.envelope import JsonResponse, error_object, failure
+from app.api.errors import error_response, shown_to_caller
 from app.api.plain_route import PlainRoute
+from app.api.sse import event, opened, sse_response
 from app.core.config import Settings
-from app.core.errors import InvalidRequest, InvariantBroken
+from app.core.errors import (
+    Cancelled,
+    InvalidRequest,
+    InvariantBroken,
+    ModelUnavailable,
+    ServingError,
+)
 from app.core.types import Asker, Failed
 from app.schemas.request import BatchBody, InferBody, Limits, parse_batch, parse_infer
 from app.schemas.response import BatchAnswer, InferAnswer
 from app.services.inference_service import InferenceRequest, InferenceResult
+from app.services.streaming import Piece
 
 _VALUES_PER_ENTRY = 1000  # five fields, and parameters with room to spare
 
 router = APIRouter(tags=["inference"], route_class=PlainRoute)
 
 
-@router.post("/infer", **documented(InferAnswer, body=InferBody))
+@router.post("/infer", **documented(InferAnswer, body=InferBody, streams=True))
 async def infer(request: Request) -> Response:
     """Infer one text, or one set of tensors, with one model.
 
     Of a field that is given twice the last counts. When you close the connection the work is
-    dropped.
+    dropped. With `stream` the text comes in events `piece`, and last one event `done`, which is
+    this answer without the text, or `error`.
     """
     timeout_ms, asker = timeout_ms_of(request), asker_of(request)
     settings = settings_of(request)
@@ -42,7 +52,10 @@ async def infer(request: Request) -> Response:
         max_bytes=settings.max_body_bytes,
         max_values=_VALUES_PER_ENTRY + settings.max_tensor_values,
     )
-    wanted = _wanted(parse_infer(value, _limits(settings)))
+    body = parse_infer(value, _limits(settings))
+    wanted = _wanted(body)
+    if body.stream:
+        return await _stream(request, wanted, timeout_ms, asker)
     (result,) = await _infer(request, [wanted], timeout_ms, asker)
     note(request, model_used=result.model_used)
     if isinstance(result.outcome, Failed):
@@ -69,6 +82,60 @@ async def infer_batch(request: Request) -> Response:
     body = answers.batch(problems, results, request_id_of(request), latency_ms)
     note(request, entries=len(problems), failed=body["summary"]["failed"])
     return JsonResponse(body)
+
+
+async def _stream(
+    request: Request, wanted: InferenceRequest, timeout_ms: float | None, asker: Asker
+) -> Response:
+    work = services_of(request).inference.stream(wanted, timeout_ms=timeout_ms, asker=asker)
+    try:
+        pieces = await opened(request, work)
+    except Cancelled:
+        raise
+    except ServingError as error:  # the service has counted it
+        return error_response(request, error)
+    stopping = ModelUnavailable("the server is stopping; ask another", retry_after_s=5.0)
+    return sse_response(
+        request, _events(request, pieces), parting=event(_told(request, stopping), "error")
+    )
+
+
+async def _events(
+    request: Request, pieces: AsyncGenerator[Piece | InferenceResult, None]
+) -> AsyncGenerator[bytes, None]:
+    """Text that was told in pieces is not told again with the result."""
+    told = False
+    async with aclosing(pieces):
+        try:
+            async for each in pieces:
+                if isinstance(each, Piece):
+                    told = True
+                    yield event(
+                        {"text": each.text, "tokens": each.tokens, "index": each.index}, "piece"
+                    )
+                else:
+                    note(request, model_used=each.model_used)
+                    yield _last(request, each, told=told)
+        except ServingError as error:
+            yield _error(request, error)
+
+
+def _last(request: Request, result: InferenceResult, *, told: bool) -> bytes:
+    if isinstance(result.outcome, Failed):
+        return _error(request, result.outcome.error)
+    answer = answers.success(result, result.outcome, request_id_of(request))
+    if told:
+        del answer["result"]
+    return event(answer, "done")
+
+
+def _error(request: Request, error: ServingError) -> bytes:
+    note(request, error=error.code)
+    return event(_told(request, error), "error")
+
+
+def _told(request: Request, error: ServingError) -> dict[str, Any]:
+    return failure(error_object(shown_to_caller(error)), request_id_of(request))
 
 
 def _limits(settings: Settings) -> Limits:

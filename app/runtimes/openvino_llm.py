@@ -2,12 +2,13 @@
 
 `ContinuousBatchingPipeline.step` computes one token for every running sequence and beside them a
 chunk of the prompts that are not read yet (openvino_llm_reading.py says which, and why it matters);
-it holds the interpreter while it computes, so it is called directly on the worker's loop. Tokens
-stay inside the pipeline until a sequence has ended.
+it holds the interpreter while it computes, so it is called directly on the worker's loop. The tokens
+of a prompt with one continuation can be read as they come, those of others when all have ended.
 """
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,14 @@ class GenAiTokenizer:
         return ids
 
 
+@dataclass(slots=True)
+class Written:
+    """What was read of a continuation so far."""
+
+    token_ids: list[int] = field(default_factory=list)
+    finish_reason: str = "stop"
+
+
 class OpenVinoLlm:
     """Continuous batching of one decoder model. Not thread-safe: one loop calls it.
 
@@ -104,6 +113,7 @@ class OpenVinoLlm:
         self._reading = PromptReading(CHUNK_TOKENS, plan.threads)
         self._held: dict[int, tuple[Any, Any]] = {}  # prompts that the pipeline does not have yet
         self._handles: dict[int, Any] = {}
+        self._written: dict[int, Written] = {}  # of prompts with one continuation
         self._spare: Any = None
         self._own_ids = itertools.count(FIRST_OWN_ID)
         self._warm_up()
@@ -120,13 +130,18 @@ class OpenVinoLlm:
             raise ValueError("a prompt has at least one token")
         self._held[sequence_id] = _tensor(prompt), config
         rows = max(sampling.sequences, sampling.beams)
+        if rows == 1:
+            self._written[sequence_id] = Written()
         self._reading.add(sequence_id, len(prompt), rows)
 
     def cancel(self, sequence_id: int) -> None:
         """Let a prompt leave before the next step, read or not."""
         self._reading.remove([sequence_id])
+        self._written.pop(sequence_id, None)
         if self._held.pop(sequence_id, None) is None:
             self._handles.pop(sequence_id).cancel()
+            if not self._handles:  # no step would follow that gives its part of the cache back
+                self._pipeline.step()
 
     def step(self) -> StepOutcome:
         """One token for every sequence whose prompt is read; a piece of those that are not."""
@@ -134,8 +149,30 @@ class OpenVinoLlm:
         self._pipeline.step()
         ended = [i for i, handle in self._handles.items() if _has_ended(handle)]
         self._reading.remove(ended)
-        finished = {i: _generated(self._handles.pop(i)) for i in ended}
-        return StepOutcome(finished, self._reading.writing + len(finished), read)
+        written = self._read_written()
+        finished = {i: self._generated(i) for i in ended}
+        tokens = self._reading.writing + len(finished)
+        return StepOutcome(finished, tokens, read, written)
+
+    def _read_written(self) -> dict[int, tuple[int, ...]]:
+        """Reading takes the tokens out of the pipeline, so they are kept here."""
+        written: dict[int, tuple[int, ...]] = {}
+        for sequence_id, so_far in self._written.items():
+            handle = self._handles.get(sequence_id)
+            while handle is not None and handle.can_read():
+                (output,) = handle.read().values()
+                so_far.token_ids += output.generated_ids
+                so_far.finish_reason = _reason(output)
+                written[sequence_id] = (*written.get(sequence_id, ()), *output.generated_ids)
+        return written
+
+    def _generated(self, sequence_id: int) -> tuple[Generated, ...]:
+        """Several in the order in which the pipeline numbers its sequences."""
+        handle = self._handles.pop(sequence_id)
+        if (one := self._written.pop(sequence_id, None)) is not None:
+            return (Generated(tuple(one.token_ids), one.finish_reason),)
+        outputs = handle.read_all()
+        return tuple(Generated(tuple(each.generated_ids), _reason(each)) for each in outputs)
 
     def _prepare_step(self) -> dict[int, int]:
         """Give the pipeline what it is to read, in the order that app/runtimes/openvino_llm_reading
@@ -204,12 +241,6 @@ def _has_ended(handle: Any) -> bool:
     return bool(handle.get_status() != genai.GenerationStatus.RUNNING)
 
 
-def _generated(handle: Any) -> tuple[Generated, ...]:
-    """In the order in which the pipeline numbers its sequences."""
-    length = native.GenerationFinishReason.LENGTH
-    return tuple(
-        Generated(
-            tuple(output.generated_ids), "length" if output.finish_reason == length else "stop"
-        )
-        for output in handle.read_all()
-    )
+def _reason(output: Any) -> str:
+    is_cut = output.finish_reason == native.GenerationFinishReason.LENGTH
+    return "length" if is_cut else "stop"

@@ -115,6 +115,7 @@ class TorchLlm:
             {**own.finished, **managed.finished},
             own.tokens + managed.tokens,
             {**own.read, **managed.read},
+            {**own.written, **managed.written},
         )
 
     def _warm_up(self) -> None:

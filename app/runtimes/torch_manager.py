@@ -50,6 +50,7 @@ class ManagedBatches:
         self._ends = ends
         self._decode = decode
         self._running: dict[str, tuple[int, Sampling]] = {}
+        self._told: dict[int, int] = {}  # tokens written, by sequence id
         self._given: dict[int, int] = {}  # prompt tokens; when they are read, the manager knows
         self._manager = _started(_twin(model), max_running_tokens, ends)
         self._warm_up()
@@ -63,11 +64,12 @@ class ManagedBatches:
             list(prompt),
             request_id=name,
             max_new_tokens=sampling.max_new_tokens,
-            streaming=bool(sampling.stop),
+            streaming=True,
         )
 
     def cancel(self, sequence_id: int) -> None:
         del self._running[str(sequence_id)]
+        self._told.pop(sequence_id, None)
         self._manager.cancel_request(str(sequence_id))
 
     def step(self, wait_s: float) -> StepOutcome:
@@ -77,6 +79,7 @@ class ManagedBatches:
         Raises ServingError when the manager failed.
         """
         finished: dict[int, tuple[Generated, ...]] = {}
+        written: dict[int, tuple[int, ...]] = {}
         for result in self._news(wait_s):
             if result.error is not None:
                 raise ServingError(f"continuous batching failed: {result.error}")
@@ -86,14 +89,18 @@ class ManagedBatches:
             sequence_id, sampling = known
             token_ids = tuple(result.generated_tokens)
             generated = self._ended(token_ids, sampling, result.is_finished())
+            so_far = token_ids if generated is None else generated.token_ids
+            news = so_far[self._told.get(sequence_id, 0) :]
+            written[sequence_id] = (*written.get(sequence_id, ()), *news)
+            self._told[sequence_id] = len(so_far)
             if generated is not None:
-                del self._running[result.request_id]
+                del self._running[result.request_id], self._told[sequence_id]
                 finished[sequence_id] = (generated,)
                 if not result.is_finished():
                     self._manager.cancel_request(result.request_id)
         tokens = sum(len(g.token_ids) for (g,) in finished.values())
         read, self._given = self._given, {}
-        return StepOutcome(finished, tokens, read)
+        return StepOutcome(finished, tokens, read, written)
 
     def _news(self, wait_s: float) -> Iterator[Any]:
         result = self._manager.get_result(timeout=wait_s)

@@ -40,13 +40,23 @@ class Continuation:
 
 @dataclass(slots=True)
 class Running:
-    """A prompt and its continuations. unread: tokens that the cache does not hold yet."""
+    """A prompt and its continuations. unread: tokens that the cache does not hold yet. told: how
+    many tokens of a lone text were."""
 
     sampling: Sampling
     unread: torch.Tensor
     cache: Any
     choose: Callable[[torch.Tensor], torch.Tensor]
     texts: list[Continuation]
+    told: int = 0
+
+    def news(self) -> tuple[int, ...]:
+        """Tokens since the last call, where there is one text."""
+        if len(self.texts) > 1:
+            return ()
+        news = tuple(self.texts[0].token_ids[self.told :])
+        self.told += len(news)
+        return news
 
 
 class Stepping:
@@ -103,9 +113,10 @@ class Stepping:
             else:
                 tokens += self._advance(running)
         self._unread = deque([*(i for i in self._unread if i not in read), *goes_on])
+        written = {i: news for i, it in self._running.items() if (news := it.news())}
         done = [i for i, it in self._running.items() if all(text.ended for text in it.texts)]
         finished = {i: _generated(self._running.pop(i)) for i in done}
-        return StepOutcome(finished, tokens, read)
+        return StepOutcome(finished, tokens, read, written)
 
     def _turns(self) -> dict[int, int]:
         """Whose prompts are read in this step, and how many tokens of each."""

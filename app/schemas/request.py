@@ -139,6 +139,11 @@ class InferBody(BaseModel):
         examples=[{"max_length": 50}],
         json_schema_extra={"maxProperties": MAX_PARAMETERS},
     )
+    stream: bool = Field(
+        default=False,
+        description="Send the text while it is written, as server-sent events. Not for batches.",
+        examples=[False],
+    )
 
 
 class BatchBody(BaseModel):
@@ -168,6 +173,9 @@ def parse_infer(value: Any, limits: Limits, *, where: str = "") -> InferBody:
     if len(sent) != 1:
         problem = "and inputs exclude each other; send one" if sent else "is missing"
         raise InvalidFields([{"field": f"{where}.text" if where else "text", "problem": problem}])
+    if where and body.stream:
+        problem = "is for single requests; send this entry to POST /infer"
+        raise InvalidFields([{"field": f"{where}.stream", "problem": problem}])
     return body
 
 

@@ -9,10 +9,12 @@ The path, in order. Each step names the module that owns it:
 4. workers/supervisor.py admits the input, or refuses it at once (full, loading, failed).
 5. workers/handle.py keeps it until the worker answers, the deadline passes or the caller leaves.
 6. Outcomes return in the order of the inputs, each its own: one bad input fails alone.
+
+A streamed input goes the same way but for step 3, and its pieces come by streaming.py.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,16 +28,18 @@ from app.core.errors import (
 )
 from app.core.metrics import Metrics
 from app.core.parameters import resolve
+from app.core.texts import count_chars
 from app.core.types import NOBODY, Asker, Done, Failed, Outcome
 from app.models.registry import Deployment, Registry
 from app.models.spec import ModelSpec
 from app.services.response_cache import ResponseCache
 from app.services.shared_work import SharedWork, Submit, key_of_work
+from app.services.streaming import Piece, PieceBuffer, too_slow, whole
 
 
 @dataclass(frozen=True, slots=True)
 class InferenceRequest:
-    """One input: text, or named tensors in `inputs`.
+    """One input: text, or in `inputs` named tensors or a conversation (`messages`, `tools`).
 
     model and version default to the configured model and its default version.
     """
@@ -59,12 +63,13 @@ class InferenceResult:
 
 @dataclass(slots=True)
 class _Entry:
-    """One input on its way. outcome is set once; latency_ms with it."""
+    """One input on its way. outcome is set once; latency_ms with it. broken_off: why we ended it."""
 
     deployment: Deployment | None = None
     outcome: Outcome | None = None
     latency_ms: float = 0.0
     wait: "asyncio.Future[Outcome] | None" = None
+    broken_off: ServingError | None = None
 
 
 class InferenceService:
@@ -110,6 +115,65 @@ class InferenceService:
         await asyncio.gather(*(entry.wait for entry in entries if entry.wait is not None))
         return [_result(entry) for entry in entries]
 
+    async def stream(
+        self,
+        request: InferenceRequest,
+        *,
+        timeout_ms: float | None = None,
+        asker: Asker = NOBODY,
+    ) -> AsyncGenerator[Piece | InferenceResult, None]:
+        """The text of the answer while it is written, then the result, which has it once more.
+
+        Raises ServingError, already counted, when it fails before the first piece; later the
+        result tells. Nothing is begun before the first piece is asked for; closing the generator
+        withdraws the input. Work is neither shared nor kept.
+        """
+        started = self._clock.now()
+        entry, buffer = _Entry(), PieceBuffer()
+        try:
+            wait = self._submit_stream(request, timeout_ms, asker, entry, buffer)
+        except ServingError as refused:
+            self._settle(entry, Failed(refused), started)
+            raise
+        wait.add_done_callback(lambda done: self._on_done(entry, done, started))
+        wait.add_done_callback(lambda _: buffer.close())
+        has_begun = False
+        try:
+            while (piece := await buffer.take()) is not None:
+                has_begun = True
+                yield piece
+            result = _result(entry)
+            match result.outcome:
+                case Failed(error=error) if not has_begun:
+                    raise error
+                case Done(answer=answer) if not has_begun:
+                    for piece in whole(answer.value, answer.usage.output_tokens):
+                        yield piece
+            yield result
+        finally:
+            wait.cancel()
+
+    def _submit_stream(
+        self,
+        request: InferenceRequest,
+        timeout_ms: float | None,
+        asker: Asker,
+        entry: _Entry,
+        buffer: PieceBuffer,
+    ) -> "asyncio.Future[Outcome]":
+        deployment, parameters, limit_ms = self._checked(request, timeout_ms, entry)
+
+        def on_piece(text: str, tokens: int) -> None:
+            if not buffer.put(text, tokens):
+                entry.broken_off = too_slow()
+                wait.cancel()
+
+        key = deployment.spec.key
+        wait = deployment.supervisor.submit(
+            key, request.text, parameters, limit_ms, request.inputs, asker, on_piece
+        )
+        return wait
+
     def _begin(
         self, request: InferenceRequest, timeout_ms: float | None, asker: Asker, started: float
     ) -> _Entry:
@@ -126,15 +190,7 @@ class InferenceService:
     def _submit(
         self, request: InferenceRequest, timeout_ms: float | None, asker: Asker, entry: _Entry
     ) -> "asyncio.Future[Outcome]":
-        if self._is_stopping:
-            raise ModelUnavailable("the server is stopping; ask another", retry_after_s=5.0)
-        name = self._default_model if request.model is None else request.model
-        deployment = entry.deployment = self._registry.resolve(name, request.version)
-        _check_form(deployment, request)
-        self._check_length(request.text)
-        parameters = resolve(deployment.parameters, request.parameters)
-        limit_ms = float(deployment.spec.default_timeout_ms)
-        limit_ms = limit_ms if timeout_ms is None else min(limit_ms, timeout_ms)
+        deployment, parameters, limit_ms = self._checked(request, timeout_ms, entry)
 
         def submit(left_ms: float) -> "asyncio.Future[Outcome]":
             return deployment.supervisor.submit(
@@ -145,6 +201,23 @@ class InferenceService:
             return submit(limit_ms)
         key = key_of_work(deployment.spec.key, parameters, request.text, request.inputs)
         return self._reuse(deployment.spec, key, asker, limit_ms, submit)
+
+    def _checked(
+        self, request: InferenceRequest, timeout_ms: float | None, entry: _Entry
+    ) -> tuple[Deployment, dict[str, Any], float]:
+        """Who infers it, with which parameters, and how long that may take in ms."""
+        if self._is_stopping:
+            raise ModelUnavailable("the server is stopping; ask another", retry_after_s=5.0)
+        name = self._default_model if request.model is None else request.model
+        deployment = entry.deployment = self._registry.resolve(name, request.version)
+        _check_form(deployment, request)
+        self._check_length("text", len(request.text))
+        if deployment.task.chats and request.inputs is not None:
+            self._check_length("inputs.messages", count_chars(request.inputs))
+        parameters = resolve(deployment.parameters, request.parameters)
+        limit_ms = float(deployment.spec.default_timeout_ms)
+        limit_ms = limit_ms if timeout_ms is None else min(limit_ms, timeout_ms)
+        return deployment, parameters, limit_ms
 
     def _reuse(
         self, spec: ModelSpec, key: bytes, asker: Asker, limit_ms: float, submit: Submit
@@ -166,15 +239,16 @@ class InferenceService:
             self._metrics.shared(spec.name, spec.version)
         return self._shared.join(in_turn, limit_ms, submit)
 
-    def _check_length(self, text: str) -> None:
-        if len(text) > self._max_text_chars:
+    def _check_length(self, field: str, chars: int) -> None:
+        if chars > self._max_text_chars:
             raise InvalidRequest(
-                f"text has {len(text)} characters, at most {self._max_text_chars} are taken "
+                f"{field} has {chars} characters, at most {self._max_text_chars} are taken "
                 "(MAX_TEXT_CHARS); split it"
             )
 
     def _on_done(self, entry: _Entry, done: "asyncio.Future[Outcome]", started: float) -> None:
-        self._settle(entry, Failed(Cancelled()) if done.cancelled() else done.result(), started)
+        left = Failed(entry.broken_off or Cancelled())
+        self._settle(entry, left if done.cancelled() else done.result(), started)
 
     def _settle(self, entry: _Entry, outcome: Outcome, started: float) -> None:
         entry.outcome = outcome
@@ -212,7 +286,7 @@ def _check_form(deployment: Deployment, request: InferenceRequest) -> None:
     """Text and tensors each have their tasks."""
     takes = deployment.task.takes
     sent = "text" if request.inputs is None else "inputs"
-    if sent != takes:
+    if sent != takes and not deployment.task.chats:
         hint = ": named tensors; /models shows their types and shapes" if takes == "inputs" else ""
         raise InvalidRequest(f"{sent} is not what {deployment.spec.key} takes; send {takes}{hint}")
 

@@ -28,7 +28,7 @@ class ServedVersion:
     """What protocols need to know of one version, to translate requests for it.
 
     versions: all of its model. takes: `text`, or `inputs` for tensors. signature: of a graph that
-    takes tensors, once it is loaded. state: as in `ServingState`.
+    takes tensors, once it is loaded. state: as in `ServingState`. chats: takes conversations, too.
     """
 
     name: str
@@ -41,6 +41,7 @@ class ServedVersion:
     signature: Mapping[str, Any]
     state: str
     reason: str
+    chats: bool = False
 
 
 class ModelService:
@@ -82,6 +83,7 @@ class ModelService:
             versions=tuple(d.spec.version for d in self._registry if d.spec.name == spec.name),
             task=spec.task,
             takes=deployment.task.takes,
+            chats=deployment.task.chats,
             runtime=str(status.artefact.get("runtime", spec.runtime)),
             parameters=deployment.parameters,
             signature=status.signature,

@@ -13,7 +13,7 @@ from app.core.inference import TokenIds, Tokenizer, Vectors
 from app.core.tensors import Signature
 from app.core.types import Answer
 
-__all__ = ["FitsModel", "OneShotTask", "Prepared", "TokenIds", "Tokenizer", "Vectors"]
+__all__ = ["FitsModel", "OneShotTask", "Prepared", "ReadsModel", "TokenIds", "Tokenizer", "Vectors"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,3 +59,11 @@ class FitsModel(Protocol):
 
     def fit(self, signature: Signature) -> None:
         """Called once, before anything is prepared. Raises CannotLoad."""
+
+
+@runtime_checkable
+class ReadsModel(Protocol):
+    """A task that needs something of the model's own files, for instance its chat template."""
+
+    def read_model(self, files: Mapping[str, str]) -> None:
+        """files: paths by role. Called once, before anything is prepared."""

@@ -17,11 +17,11 @@ from app.core.parameters import Parameter
 from app.tasks import decoding, sampling
 from app.tasks.parameters import (
     CLASSIFY,
+    EMBED,
     EXTRACT,
     GENERATE,
     RERANK,
     TENSORS,
-    TRUNCATE,
 )
 from app.tasks.writing_parameters import SUMMARIZE, TRANSLATE
 
@@ -29,7 +29,8 @@ from app.tasks.writing_parameters import SUMMARIZE, TRANSLATE
 @dataclass(frozen=True, slots=True)
 class TaskInfo:
     """model_type: what `metadata.model_type` says; shape: which kind of worker loop runs it;
-    takes: the field of a request that holds its input; draws: whether tokens are drawn at random,
+    takes: the field of a request that holds its input; chats: whether `inputs` with messages, a
+    conversation, may stand in place of text; draws: whether tokens are drawn at random,
     by a request's parameters and the checkpoint's generation defaults, None where they never are.
     """
 
@@ -40,11 +41,12 @@ class TaskInfo:
     implementation: str
     parameters: tuple[Parameter, ...]
     takes: Literal["text", "inputs"] = "text"
+    chats: bool = False
     draws: Callable[[Mapping[str, Any], Mapping[str, Any]], bool] | None = None
 
 
 _ALL = (
-    TaskInfo("embed", "vectors", "embedder", "one_shot", "app.tasks.embed:Embed", (TRUNCATE,)),
+    TaskInfo("embed", "vectors", "embedder", "one_shot", "app.tasks.embed:Embed", EMBED),
     TaskInfo(
         "classify", "vectors", "classifier", "one_shot", "app.tasks.classify:Classify", CLASSIFY
     ),
@@ -94,6 +96,7 @@ _ALL = (
         "generating",
         "app.tasks.generate:Generate",
         GENERATE,
+        chats=True,
         draws=sampling.draws,
     ),
 )

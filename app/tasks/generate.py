@@ -1,16 +1,21 @@
-"""Raw continuation of a text by a decoder model."""
+"""Continuation by a decoder model: of a text as it stands, or of a conversation."""
 
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from app.core.errors import InputTooLong, InvalidRequest
 from app.core.inference import Generated, Sampling, TokenIds, Tokenizer
 from app.core.types import Answer, Usage
+from app.tasks.chat_files import ChatFiles
+from app.tasks.conversation import Conversations
+from app.tasks.documents import Marks
 from app.tasks.sampling import OWN_NEW_TOKENS, Choice, Defaults, choose, defaults_of
 
 SEED_BITS = 53  # exact in every JSON reader
+CHAT_NEW_TOKENS = 1024  # who talks expects the whole answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +28,16 @@ class GenerationPlan:
     return_full_text: bool
 
     @property
+    def is_single(self) -> bool:
+        """Whether one text grows from its first token to its last."""
+        return self.sampling.sequences == 1 and self.sampling.beams == 1
+
+    @property
+    def head(self) -> str:
+        """What stands in front of each continuation."""
+        return self.text if self.return_full_text else ""
+
+    @property
     def most_tokens(self) -> int:
         kept_apart = max(self.sampling.sequences, self.sampling.beams)
         return (len(self.prompt) + self.sampling.max_new_tokens) * kept_apart
@@ -32,9 +47,10 @@ class GenerativeTask(Protocol):
     """A task whose answer grows token by token."""
 
     def prepare(
-        self, text: str, parameters: Mapping[str, Any], tokenizer: Tokenizer
+        self, given: str | Mapping[str, Any], parameters: Mapping[str, Any], tokenizer: Tokenizer
     ) -> GenerationPlan:
-        """Raises InputTooLong, or InvalidRequest naming the field."""
+        """given: a text, or a conversation. Raises InputTooLong, or InvalidRequest naming the
+        field."""
 
     def finish(
         self,
@@ -46,22 +62,32 @@ class GenerativeTask(Protocol):
 
 
 class Generate:
-    """Continues `text` as it stands; no chat template.
+    """Continues a text as it stands, or a conversation by the model's own chat template.
 
     generation: the checkpoint's defaults, by transformers' names; requests override them.
     """
 
     def __init__(self, generation: Mapping[str, Any] | None = None) -> None:
         self._defaults = defaults_of(generation)
+        self._conversations = Conversations(ChatFiles())
+
+    def read_model(self, files: Mapping[str, str]) -> None:
+        self._conversations = Conversations.of_model(Path(files["model"]))
 
     def prepare(
-        self, text: str, parameters: Mapping[str, Any], tokenizer: Tokenizer
+        self, given: str | Mapping[str, Any], parameters: Mapping[str, Any], tokenizer: Tokenizer
     ) -> GenerationPlan:
-        prompt = tokenizer.encode([text])[0]
+        if is_chat := not isinstance(given, str):
+            text = self._conversations.prompt(given)
+            prompt = _unmarked(text, tokenizer)
+        else:
+            text = given
+            prompt = tokenizer.encode([text])[0]
         if not prompt:
             raise InvalidRequest("text has no tokens, there is nothing to continue")
         choice = choose(parameters, self._defaults)
-        most = _new_tokens(len(prompt), parameters, self._defaults, tokenizer)
+        own = CHAT_NEW_TOKENS if is_chat else OWN_NEW_TOKENS
+        most = _new_tokens(len(prompt), parameters, self._defaults, tokenizer, own)
         return GenerationPlan(
             text=text,
             prompt=prompt,
@@ -88,8 +114,9 @@ class Generate:
         generated: Sequence[Generated],
         decode: Callable[[Sequence[int]], str],
     ) -> Answer:
-        head = plan.text if plan.return_full_text else ""
-        texts = [head + _until_stop(decode(g.token_ids), plan.sampling.stop) for g in generated]
+        texts = [
+            plan.head + _until_stop(decode(g.token_ids), plan.sampling.stop) for g in generated
+        ]
         reasons = [g.finish_reason for g in generated]
         single = plan.sampling.sequences == 1
         metadata: dict[str, Any] = {"finish_reason": reasons[0] if single else reasons}
@@ -102,10 +129,22 @@ class Generate:
         )
 
 
+def _unmarked(text: str, tokenizer: Tokenizer) -> TokenIds:
+    """A template writes the marks around a text itself; the tokenizer is to add none."""
+    empty, row = tokenizer.encode(["", text])
+    return Marks.around(row, empty).strip(row)
+
+
 def _new_tokens(
-    prompt: int, parameters: Mapping[str, Any], defaults: Defaults, tokenizer: Tokenizer
+    prompt: int,
+    parameters: Mapping[str, Any],
+    defaults: Defaults,
+    tokenizer: Tokenizer,
+    own: int,
 ) -> int:
-    """How many tokens may be added. An explicit limit that does not fit is refused."""
+    """How many tokens may be added. An explicit limit that does not fit is refused.
+
+    own: where neither the request nor the checkpoint says."""
     context = tokenizer.max_tokens
     max_length, max_new = parameters["max_length"], parameters["max_new_tokens"]
     if max_length is not None and max_new is not None:
@@ -128,7 +167,7 @@ def _new_tokens(
             )
         max_new = max_length - prompt
     if max_new is None:
-        return min(_default_new_tokens(prompt, parameters, defaults), context - prompt)
+        return min(_default_new_tokens(prompt, parameters, defaults, own), context - prompt)
     if prompt + max_new > context:
         raise InputTooLong(
             f"text has {prompt} tokens and {max_new} more are asked for, together over the "
@@ -137,9 +176,11 @@ def _new_tokens(
     return int(max_new)
 
 
-def _default_new_tokens(prompt: int, parameters: Mapping[str, Any], defaults: Defaults) -> int:
+def _default_new_tokens(
+    prompt: int, parameters: Mapping[str, Any], defaults: Defaults, own: int
+) -> int:
     """The checkpoint's own limit, unless the prompt alone fills it; never below what was asked."""
-    most = defaults.max_new_tokens or OWN_NEW_TOKENS
+    most = defaults.max_new_tokens or own
     if defaults.max_new_tokens is None and (defaults.max_length or 0) > prompt:
         most = (defaults.max_length or 0) - prompt
     return max(most, parameters["min_new_tokens"] or 0)

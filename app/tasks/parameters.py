@@ -6,6 +6,19 @@ TRUNCATE = Parameter(
     "truncate", "boolean", False, "Cut an input that is too long instead of refusing it."
 )
 
+EMBED: tuple[Parameter, ...] = (
+    TRUNCATE,
+    Parameter(
+        "dimensions",
+        "integer",
+        None,
+        "Length of the vector, cut and brought back to length 1, for models that were trained to "
+        "be cut; null: the model's own.",
+        minimum=1,
+        maximum=65_536,
+    ),
+)
+
 CLASSIFY: tuple[Parameter, ...] = (
     TRUNCATE,
     Parameter(

@@ -14,7 +14,7 @@ from app.runtimes.catalogue import runtime_class
 from app.scheduling.batcher import Batcher
 from app.scheduling.calibrate import DOCUMENTS, TEXTS
 from app.scheduling.engine import StepScheduler
-from app.tasks.base import FitsModel
+from app.tasks.base import FitsModel, ReadsModel
 from app.tasks.catalogue import build_task, task_info
 from app.workers.calibration import load_calibrated, uncalibrated
 from app.workers.generating import GeneratingLoop
@@ -162,6 +162,9 @@ def _tasks(load: Load) -> tuple[dict[str, Any], dict[str, str]]:
             refused[version.key] = str(error)
     if not tasks:
         raise CannotLoad("; ".join(refused.values()))
+    for task in tasks.values():
+        if isinstance(task, ReadsModel):
+            task.read_model(load.files)
     return tasks, refused
 
 

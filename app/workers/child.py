@@ -37,6 +37,7 @@ from app.workers.messages import (
     Load,
     Loaded,
     LoadFailed,
+    Pieces,
     RecallThreads,
     Results,
     Started,
@@ -174,7 +175,7 @@ class Worker:
     def _reply(self, items: Sequence[ItemDone | ItemFailed]) -> None:
         self._send(Results(list(items)))
 
-    def _announce(self, message: Started | Ended) -> None:
+    def _announce(self, message: Started | Ended | Pieces) -> None:
         if isinstance(message, Started):
             self._wire.send_at_once(encode(message))
         else:

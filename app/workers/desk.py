@@ -15,7 +15,7 @@ from app.core.clock import Clock
 from app.core.errors import DeadlineExceeded
 from app.core.types import NOBODY, Asker, Done, Outcome
 from app.scheduling.admission import Admission
-from app.workers.ledger import Ledger, Owed
+from app.workers.ledger import Ledger, OnPiece, Owed
 from app.workers.messages import WireItem, pack_inputs
 
 
@@ -44,6 +44,7 @@ class Desk:
         timeout_ms: float,
         inputs: Mapping[str, Any] | None = None,
         asker: Asker = NOBODY,
+        on_piece: OnPiece | None = None,
     ) -> asyncio.Future[Outcome]:
         """The outcome to be; cancelling it withdraws the input.
 
@@ -66,6 +67,7 @@ class Desk:
             packed,
             asker.priority,
             asker.caller,
+            on_piece is not None,
         )
         timer = loop.call_later(timeout_ms / 1000, self.ledger.expire, item_id)
 
@@ -81,7 +83,7 @@ class Desk:
         outcome.add_done_callback(
             lambda done: self.ledger.leave(item_id) if done.cancelled() else None
         )
-        self.ledger.accept(Owed(item, now + timeout_ms / 1000, settle), now)
+        self.ledger.accept(Owed(item, now + timeout_ms / 1000, settle, on_piece), now)
         return outcome
 
 

@@ -2,7 +2,8 @@
 
 The way of an item: `submit` tokenises it -> it waits in the step scheduler -> joins before some
 step -> after its last token the task makes the answer -> `reply`. Between two steps the loop reads
-messages, so callers come and go once per token. Nothing is done in another thread: a step holds
+messages, so callers come and go once per token. Of a text that is streamed each step tells what it
+added (tasks/detokenise.py). Nothing is done in another thread: a step holds
 the interpreter (docs/adr/0004), and a thread that tokenises would wait for several.
 """
 
@@ -13,14 +14,25 @@ from dataclasses import dataclass
 import structlog
 
 from app.core.clock import Clock
-from app.core.errors import DeadlineExceeded, InputTooLong, ServingError
+from app.core.errors import DeadlineExceeded, InputTooLong, InvariantBroken, ServingError
 from app.core.inference import Generated
+from app.core.types import Answer
 from app.runtimes.base import StepOutcome, StepRuntime
 from app.scheduling.engine import Sequence as Waiting
 from app.scheduling.engine import StepScheduler
+from app.tasks.detokenise import TextStream, TokenReader, reader_of
 from app.tasks.generate import GenerationPlan, GenerativeTask
 from app.workers.lease import LeaseClient
-from app.workers.messages import BatchRan, Ended, ItemDone, ItemFailed, Started, WireItem
+from app.workers.messages import (
+    BatchRan,
+    Ended,
+    ItemDone,
+    ItemFailed,
+    Pieces,
+    Started,
+    WireItem,
+    unpack_inputs,
+)
 from app.workers.replies import Announce, Reply, done, failed
 
 log = structlog.get_logger()
@@ -28,13 +40,16 @@ log = structlog.get_logger()
 
 @dataclass(slots=True)
 class Pending:
-    """An item between its arrival and its answer."""
+    """An item between its arrival and its answer. told: tokens of the pieces so far."""
 
     item: WireItem
     task: GenerativeTask
     arrived: float
     plan: GenerationPlan | None = None
     started: float | None = None
+    stream: TextStream | None = None
+    untold: int = 0
+    told: int = 0
 
 
 class GeneratingLoop:
@@ -61,6 +76,8 @@ class GeneratingLoop:
         self._pending: dict[int, Pending] = {}
         self._wake = asyncio.Event()
         self._batches: list[BatchRan] = []
+        self._pieces: list[tuple[int, str, int]] = []  # of the step under way
+        self._reader: TokenReader | None = None
 
     def submit(self, items: Iterable[WireItem]) -> None:
         now = self._clock.now()
@@ -103,12 +120,16 @@ class GeneratingLoop:
                 self._step()
             finally:
                 self._lease.release(self._runtime.threads)
-            await asyncio.sleep(0)  # messages are read between steps
+            # Messages are read between steps. And written: the first turn of the loop only hands
+            # what was sent to its own queue, which goes out when the turn ends.
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
 
     def _prepare(self, pending: Pending) -> GenerationPlan | ServingError:
         item = pending.item
         try:
-            return pending.task.prepare(item.text, item.parameters, self._runtime.tokenizer)
+            given = item.text if item.inputs is None else unpack_inputs(item.inputs)
+            return pending.task.prepare(given, item.parameters, self._runtime.tokenizer)
         except ServingError as refused:
             return refused
         except Exception:
@@ -159,6 +180,8 @@ class GeneratingLoop:
         if plan is None:
             raise ServingError(f"item {item_id} joined before it was prepared")
         self._announce(Started(item_id, [item_id], 0.0))  # how long it writes, only the end tells
+        if pending.item.stream and plan.is_single:
+            pending.stream = self._stream(plan)
         try:
             self._runtime.add(item_id, plan.prompt, plan.sampling)
         except Exception:
@@ -167,19 +190,49 @@ class GeneratingLoop:
             self._scheduler.apply([item_id])
             self._fail([item_id], ServingError())
 
+    def _stream(self, plan: GenerationPlan) -> TextStream:
+        if self._reader is None:
+            self._reader = reader_of(self._runtime.tokenizer, self._runtime.decode)
+        return TextStream(self._reader, stops=plan.sampling.stop, head=plan.head)
+
     def _book(self, outcome: StepOutcome, running: int, ms: float) -> None:
         self._scheduler.apply(outcome.finished)
         for item_id in outcome.finished:
             self._announce(Ended(item_id))
         tokens = outcome.tokens + sum(outcome.read.values())
         self._batches.append(BatchRan(running, tokens, tokens, ms, 0.0))
+        self._tell(outcome)
         replies = [
             self._finish(self._pending.pop(item_id), generated)
             for item_id, generated in outcome.finished.items()
             if item_id in self._pending
         ]
+        if self._pieces:
+            self._announce(Pieces(self._pieces))
+            self._pieces = []
         if replies:
             self._reply(replies)
+
+    def _tell(self, outcome: StepOutcome) -> None:
+        """What the step added to texts that are streamed; of those that ended, `_finish` does."""
+        for item_id, token_ids in outcome.written.items():
+            pending = self._pending.get(item_id)
+            if pending is None or pending.stream is None or item_id in outcome.finished:
+                continue
+            pending.untold += len(token_ids)
+            if piece := pending.stream.feed(token_ids):
+                self._pieces.append((item_id, piece, pending.untold))
+                pending.told += pending.untold
+                pending.untold = 0
+
+    def _tell_rest(self, pending: Pending, answer: Answer) -> None:
+        if pending.stream is None:
+            return
+        rest = pending.stream.end(answer.value)
+        if rest is None:
+            raise InvariantBroken("pieces were told that the text does not have")
+        if rest:
+            self._pieces.append((pending.item.id, rest, answer.usage.output_tokens - pending.told))
 
     def _finish(self, pending: Pending, generated: Sequence[Generated]) -> ItemDone | ItemFailed:
         item, plan = pending.item, pending.plan
@@ -187,6 +240,7 @@ class GeneratingLoop:
             if plan is None:
                 raise ServingError(f"item {item.id} ended before it was prepared")
             answer = pending.task.finish(plan, generated, self._runtime.decode)
+            self._tell_rest(pending, answer)
         except Exception:
             log.exception("finish_failed", version=item.version, request_id=item.request_id)
             return failed(item.id, ServingError())

@@ -27,6 +27,7 @@ from app.workers.messages import (
     Load,
     Loaded,
     LoadFailed,
+    Pieces,
     Results,
     ReturnThreads,
     Started,
@@ -62,6 +63,8 @@ class Listener(Protocol):
     def on_results(
         self, handle: "WorkerHandle", items: Sequence[ItemDone | ItemFailed]
     ) -> None: ...
+
+    def on_pieces(self, handle: "WorkerHandle", pieces: Sequence[tuple[int, str, int]]) -> None: ...
 
     def on_started(self, handle: "WorkerHandle", started: Started) -> None: ...
 
@@ -248,6 +251,8 @@ class WorkerHandle:
             case Results(items):
                 self.has_answered = True
                 self._listener.on_results(self, items)
+            case Pieces(pieces):
+                self._listener.on_pieces(self, pieces)
             case Started():
                 self._listener.on_started(self, message)
             case Ended(run):

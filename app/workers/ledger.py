@@ -14,6 +14,8 @@ nothing else in the worker; nothing else is sent meanwhile. A group whose worker
 answers; one whose worker dies is tried again in smaller groups. Who is alone when it dies again is
 refused as poison: it takes nobody with it.
 
+A streamed item of which a piece was told cannot be run again: it fails when its worker dies.
+
 A death from outside (deaths.py) makes no suspects and repeats a trial: who ran goes to the next
 worker with everything else, up to MOST_OUTSIDE times; then such a death counts like any other.
 """
@@ -26,7 +28,14 @@ from typing import Protocol
 import msgspec
 import structlog
 
-from app.core.errors import Cancelled, DeadlineExceeded, PoisonInput, ServingError, from_code
+from app.core.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    PoisonInput,
+    ServingError,
+    WorkerLost,
+    from_code,
+)
 from app.core.types import Answer, Done, Failed, Outcome, Timings, Usage
 from app.workers.messages import ItemDone, ItemFailed, WireItem
 
@@ -34,7 +43,12 @@ log = structlog.get_logger()
 
 PARTS = 4  # of a group that died; docs/faults.md says why not 2 or 32
 MOST_OUTSIDE = 3  # an item may end its process in the way that people do
+BROKE_OFF = "the worker stopped while it wrote the answer; ask again"
 MOST_TRIALS = 2  # alone, of an item that no worker was known to run when it died
+
+
+OnPiece = Callable[[str, int], None]
+"""Takes text and how many tokens it is."""
 
 
 class Taker(Protocol):
@@ -47,11 +61,13 @@ class Taker(Protocol):
 
 @dataclass(slots=True)
 class Owed:
-    """An accepted item. settle: told its outcome, once."""
+    """An accepted item. settle: told its outcome, once. on_piece: what it becomes, in pieces."""
 
     item: WireItem
     deadline: float
     settle: Callable[[Outcome], None]
+    on_piece: OnPiece | None = None
+    has_begun: bool = False  # a piece was told
     is_sent: bool = False
     deaths: int = 0  # of workers that had it
     blamed: int = 0  # of those, while it ran, before it was on trial
@@ -95,8 +111,22 @@ class Ledger:
         """The worker is about to be ended: nothing more is sent to it."""
         self._worker = None
 
+    def wrote(self, item_id: int, text: str, tokens: int) -> None:
+        """A piece of an item that is streamed."""
+        owed = self._owed.get(item_id)
+        if owed is not None and owed.on_piece is not None:
+            owed.has_begun = True
+            owed.on_piece(text, tokens)
+
     def lost(self, inside: Collection[int], *, from_outside: bool = False) -> Verdict:
         """The worker died; inside: what it was running. from_outside: nobody is to blame."""
+        verdict = self._sort_out(inside, from_outside=from_outside)
+        for owed in [owed for owed in self._owed.values() if owed.has_begun]:
+            self._settle(owed.item.id, Failed(WorkerLost(BROKE_OFF)))
+        return verdict
+
+    def _sort_out(self, inside: Collection[int], *, from_outside: bool) -> Verdict:
+        """Who is tried, who goes to the next worker, and who is refused."""
         self._worker = None
         trial, self._on_trial = self._on_trial, set()
         sent = [owed for owed in self._owed.values() if owed.is_sent]

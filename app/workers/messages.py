@@ -55,7 +55,7 @@ class WireItem(Struct, frozen=True):
     """One input for one version: text, or tensors by `pack_inputs`.
 
     timeout_ms: time left until its deadline. request_id: for the worker's log, nothing else.
-    priority and caller: for its turn.
+    priority and caller: for its turn. stream: its text is told while it is written.
     """
 
     id: int
@@ -67,6 +67,7 @@ class WireItem(Struct, frozen=True):
     inputs: bytes | None = None
     priority: Priority = Priority.NORMAL
     caller: str = ""
+    stream: bool = False
 
 
 class Submit(Struct, frozen=True, tag=True):
@@ -137,6 +138,13 @@ class Results(Struct, frozen=True, tag=True):
     items: list[ItemDone | ItemFailed]
 
 
+class Pieces(Struct, frozen=True, tag=True):
+    """What a step has added to texts that are streamed: item, text, and how many tokens it is
+    since its last piece. All pieces of an item come before its result."""
+
+    items: list[tuple[int, str, int]]
+
+
 class AskThreads(Struct, frozen=True, tag=True):
     threads: int
 
@@ -186,7 +194,9 @@ class Beat(Struct, frozen=True, tag=True):
     backlog_ms: float | None = None
 
 
-ToServer = Loaded | LoadFailed | Results | AskThreads | ReturnThreads | Started | Ended | Beat
+ToServer = (
+    Loaded | LoadFailed | Results | Pieces | AskThreads | ReturnThreads | Started | Ended | Beat
+)
 
 _encoder = msgpack.Encoder()
 _to_worker: msgpack.Decoder[ToWorker] = msgpack.Decoder(ToWorker)

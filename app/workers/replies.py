@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 
 from app.core.errors import ServingError
 from app.core.types import Answer
-from app.workers.messages import Ended, ItemDone, ItemFailed, Started
+from app.workers.messages import Ended, ItemDone, ItemFailed, Pieces, Started
 
 Reply = Callable[[Sequence[ItemDone | ItemFailed]], None]
-Announce = Callable[[Started | Ended], None]
-"""Says what runs. `Started` has left the process when it returns."""
+Announce = Callable[[Started | Ended | Pieces], None]
+"""Says what runs, and what it has written so far. `Started` has left the process when it returns."""
 
 
 def failed(item_id: int, error: ServingError) -> ItemFailed:

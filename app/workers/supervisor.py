@@ -26,7 +26,7 @@ from app.workers.cpu import CpuBudget
 from app.workers.crashes import FIRST_TRY_S, LONGEST_TRY_S, Crashes, pause_of
 from app.workers.desk import Desk
 from app.workers.handle import WORKER_COMMAND, WorkerHandle
-from app.workers.ledger import Verdict
+from app.workers.ledger import OnPiece, Verdict
 from app.workers.messages import Beat, ItemDone, ItemFailed, Load, Started
 from app.workers.processor_time import processor_time_s
 from app.workers.status import ServingState, Status
@@ -116,15 +116,17 @@ class Supervisor:
         timeout_ms: float,
         inputs: Mapping[str, Any] | None = None,
         asker: Asker = NOBODY,
+        on_piece: OnPiece | None = None,
     ) -> asyncio.Future[Outcome]:
-        """The outcome to be; inputs: tensors, in place of text.
+        """The outcome to be; inputs: tensors, in place of text; on_piece: told text and tokens of
+        each piece of the answer while it is written, where the model writes in steps.
 
         While the worker restarts, the input is held for the next one. Raises ModelUnavailable or
         Overloaded at once, or InvalidRequest.
         """
         if (refusal := self._refusal(version)) is not None:
             raise refusal
-        return self._desk.submit(version, text, parameters, timeout_ms, inputs, asker)
+        return self._desk.submit(version, text, parameters, timeout_ms, inputs, asker, on_piece)
 
     def _refusal(self, version: str) -> ModelUnavailable | None:
         """Why nothing can be taken for a version, or what was taken cannot be kept."""
@@ -192,6 +194,10 @@ class Supervisor:
     def on_results(self, handle: WorkerHandle, items: Sequence[ItemDone | ItemFailed]) -> None:
         for item in items:
             self._desk.ledger.answered(item, self._clock.now())
+
+    def on_pieces(self, handle: WorkerHandle, pieces: Sequence[tuple[int, str, int]]) -> None:
+        for item_id, text, tokens in pieces:
+            self._desk.ledger.wrote(item_id, text, tokens)
 
     def on_started(self, handle: WorkerHandle, started: Started) -> None:
         now = self._clock.now()

@@ -228,13 +228,16 @@ class CountsToThree:
     def step(self) -> StepOutcome:
         if any(SIN in self._prompts[sequence_id] for sequence_id in self._made):
             self.sin()
-        for made in self._made.values():
+        written = {}
+        for sequence_id, made in self._made.items():
             made.append(ord("123"[len(made)]))
+            written[sequence_id] = (made[-1],)
         ended = [sequence_id for sequence_id, made in self._made.items() if len(made) == 3]
         return StepOutcome(
             {i: (Generated(tuple(self._made.pop(i)), "length"),) for i in ended},
             len(self._made),
             {},
+            written,
         )
 
     def sin(self) -> None:
@@ -244,6 +247,23 @@ class CountsToThree:
 class KilledInStep(CountsToThree):
     def sin(self) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+class KilledInThirdStep(CountsToThree):
+    """When the sin is two tokens long."""
+
+    def sin(self) -> None:
+        if any(len(made) == 2 for made in self._made.values()):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class CountsSlowly(CountsToThree):
+    """The sin takes a while over each step, and its text has no end."""
+
+    def sin(self) -> None:
+        time.sleep(0.05)
+        for made in self._made.values():
+            del made[1:]
 
 
 class HangsInStep(CountsToThree):

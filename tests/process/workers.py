@@ -112,6 +112,14 @@ class Lone(WorkerHandle):
     ) -> Future[Outcome]:
         return self.desk.submit(version, text, parameters or {"truncate": False}, timeout_ms)
 
+    def stream(
+        self, text: str, pieces: list[tuple[str, int]], parameters: dict[str, Any]
+    ) -> Future[Outcome]:
+        """The same; its pieces are added to the list as they come."""
+        return self.desk.submit(
+            VERSION, text, parameters, 30_000, on_piece=lambda *piece: pieces.append(piece)
+        )
+
     @property
     def owed(self) -> int:
         return self.desk.unanswered
@@ -119,6 +127,10 @@ class Lone(WorkerHandle):
     def on_results(self, handle: WorkerHandle, items: Sequence[ItemDone | ItemFailed]) -> None:
         for item in items:
             self.desk.ledger.answered(item, time.monotonic())
+
+    def on_pieces(self, handle: WorkerHandle, pieces: Sequence[tuple[int, str, int]]) -> None:
+        for item_id, text, tokens in pieces:
+            self.desk.ledger.wrote(item_id, text, tokens)
 
     def on_started(self, handle: WorkerHandle, started: Started) -> None:
         self.runs.append(started)

@@ -240,6 +240,21 @@ async def test_text_for_tensors_and_tensors_for_text_are_refused_with_what_is_ta
     )
 
 
+async def test_a_conversation_goes_to_a_task_that_takes_it(bench):
+    talk = {"messages": [{"role": "user", "content": "a"}]}
+    call = await bench.begin(InferenceRequest("", "generator", inputs=talk))
+    bench.smollm.waits[0].set_result(says("b"))
+    await call
+    assert bench.smollm.inputs == [talk]
+
+
+async def test_a_conversation_that_is_too_long_is_refused(bench):
+    parts = [{"type": "text", "text": "a" * 49}, {"type": "text", "text": "a" * 49}]
+    talk = {"messages": [{"role": "user", "content": parts}]}
+    told = await bench.refusal(InferenceRequest("", "generator", inputs=talk))
+    assert told.startswith("invalid_request: inputs.messages has 110 characters, at most 100")
+
+
 async def test_equal_inputs_in_flight_are_computed_once_and_take_one_permit(bench):
     first = await bench.begin(InferenceRequest("a"))
     second = await bench.begin(InferenceRequest("a"), InferenceRequest("b"))

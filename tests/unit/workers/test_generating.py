@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from app.scheduling.engine import StepScheduler
 from app.tasks.catalogue import task_info
 from app.tasks.generate import Generate
 from app.workers.generating import GeneratingLoop
-from app.workers.messages import Ended, ItemDone, ItemFailed, Started, WireItem
+from app.workers.messages import Ended, ItemDone, ItemFailed, Pieces, Started, WireItem
 from tests.fakes import (
     ENDLESS,
     GUARD_S,
@@ -48,7 +49,7 @@ class Bench:
     def __init__(self, runtime: CountsUp | None = None, *, max_sequences: int = 8) -> None:
         self.clock = FakeClock()
         self.replies = Replies()
-        self.announced: list[Started | Ended] = []
+        self.announced: list[Started | Ended | Pieces] = []
         self.runtime = runtime or CountsUp()
         self.runtime.tokenizer.max_tokens = 2 * ENDLESS
         self.loop = GeneratingLoop(
@@ -74,13 +75,16 @@ class Bench:
         timeout_ms: float = 1e6,
         model: str = "generator",
         priority: Priority = Priority.NORMAL,
+        stream: bool = False,
         **given: Any,
     ) -> int:
         self._items += 1
         given = {"temperature": 0, "max_new_tokens": new_tokens, **given}
         parameters = resolve(task_info("generate", "tokens").parameters, given)
         version = f"{model}:v1"
-        item = WireItem(self._items, version, text, parameters, timeout_ms, priority=priority)
+        item = WireItem(
+            self._items, version, text, parameters, timeout_ms, priority=priority, stream=stream
+        )
         self.loop.submit([item])
         return self._items
 
@@ -88,6 +92,11 @@ class Bench:
         (reply,) = await self.replies.of(item)
         assert isinstance(reply, ItemDone), reply
         return reply
+
+    def told(self, item: int) -> list[tuple[str, int]]:
+        """Pieces of an item, with their tokens."""
+        frames = [said.items for said in self.announced if isinstance(said, Pieces)]
+        return [(text, tokens) for each in frames for of, text, tokens in each if of == item]
 
     def expected(self, text: str, new_tokens: int) -> str:
         last = self.runtime.tokenizer.encode([text])[0][-1]
@@ -364,3 +373,75 @@ async def _interleave(plan: list[tuple[int, str, int]], max_sequences: int) -> N
         assert b.replies.by_id.keys() <= kept.keys() | poisoned | set(leaving)
         assert not b.loop._pending, "something is kept of an item that is over"
         assert not b.runtime._made, "the engine still computes for nobody"
+
+
+async def test_a_streamed_text_is_told_as_its_steps_end():
+    bench = Bench()
+    async with running(bench):
+        streamed = bench.submit("one two", 4, stream=True)
+        beside = bench.submit("two", 4)
+        answer = await bench.answer(streamed)
+        await bench.answer(beside)
+
+    assert bench.told(streamed) == [("3", 1), (" 4", 1), (" 5", 1), (" 6", 1)]
+    assert answer.value == "3 4 5 6" and bench.told(beside) == []
+
+
+async def test_all_pieces_of_a_step_are_one_message():
+    bench = Bench()
+    async with running(bench):
+        items = [bench.submit("one", 3, stream=True) for _ in range(4)]
+        await bench.replies.of(*items)
+
+    assert [len(said.items) for said in bench.announced if isinstance(said, Pieces)] == [4, 4, 4]
+
+
+async def test_every_piece_comes_before_the_result():
+    told_at_reply: dict[int, int] = {}
+
+    class Watches(Replies):
+        def __call__(self, items):
+            super().__call__(items)
+            told_at_reply.update({item.id: len(bench.told(item.id)) for item in items})
+
+    bench = Bench()
+    bench.loop._reply = Watches()
+    async with running(bench):
+        item = bench.submit("one", 3, stream=True)
+        await until(lambda: item in told_at_reply)
+
+    assert told_at_reply == {item: 3}
+
+
+async def test_several_texts_are_not_told_before_they_have_ended():
+    bench = Bench()
+    async with running(bench):
+        item = bench.submit("one", 3, stream=True, temperature=1, num_return_sequences=2)
+        await bench.answer(item)
+
+    assert bench.told(item) == []
+
+
+async def test_prompt_and_stop_of_a_streamed_text_are_as_in_its_answer():
+    bench = Bench()
+    async with running(bench):
+        item = bench.submit("one", 5, stream=True, stop=["3 4", "9"], return_full_text=True)
+        answer = await bench.answer(item)
+
+    assert bench.told(item) == [("one2", 1), (" ", 1)]
+    assert answer.value == "one2 "
+
+
+async def test_text_that_a_task_changes_afterwards_is_an_error_and_not_a_second_text():
+    class Shouts(Generate):
+        def finish(self, plan, generated, decode):
+            answer = super().finish(plan, generated, decode)
+            return replace(answer, value="no")
+
+    bench = Bench()
+    bench.loop._tasks["stumbles:v1"] = Shouts()
+    async with running(bench):
+        item = bench.submit("one", 2, stream=True, model="stumbles")
+        await bench.replies.of(item)
+
+    assert bench.replies.code_of(item) == "internal"

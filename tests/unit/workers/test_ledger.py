@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from app.core.errors import ModelUnavailable
-from app.core.types import Done, Failed, Outcome
+from app.core.types import Answer, Done, Failed, Outcome, Timings, Usage
 from app.workers.ledger import Ledger, Owed, Verdict
 from app.workers.messages import ItemDone, ItemFailed, WireItem
 
@@ -42,13 +42,17 @@ class Bench:
         self.ledger = Ledger()
         self.now = 0.0
         self.outcomes: dict[int, list[Outcome]] = {}
+        self.pieces: list[tuple[str, int]] = []
         self.worker: Worker | None = None
 
-    def submit(self, timeout_s: float = 1000.0, version: str = "a:v1") -> int:
+    def submit(
+        self, timeout_s: float = 1000.0, version: str = "a:v1", *, stream: bool = False
+    ) -> int:
         item_id = len(self.outcomes) + 1
         self.outcomes[item_id] = []
         item = WireItem(item_id, version, "", {}, timeout_s * 1000)
-        owed = Owed(item, self.now + timeout_s, self.outcomes[item_id].append)
+        on_piece = (lambda *piece: self.pieces.append(piece)) if stream else None
+        owed = Owed(item, self.now + timeout_s, self.outcomes[item_id].append, on_piece)
         self.ledger.accept(owed, self.now)
         return item_id
 
@@ -471,3 +475,40 @@ class Owing(RuleBasedStateMachine):
 
 Owing.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 test_every_order_of_events_ends_each_item_once = Owing.TestCase
+
+
+def test_stream_that_has_begun_ends_with_its_worker():
+    bench = Bench()
+    begun, waits, plain = bench.submit(stream=True), bench.submit(stream=True), bench.submit()
+    bench.start()
+    bench.ledger.wrote(begun, "Once", 1)
+    bench.crash(begun)
+    bench.start()
+
+    (outcome,) = bench.outcomes[begun]
+    assert isinstance(outcome, Failed) and outcome.error.code == "model_unavailable"
+    assert bench.pieces == [("Once", 1)]
+    assert bench.worker.items.keys() == {waits, plain}
+
+
+def test_stream_that_has_not_begun_is_run_again_by_the_next_worker():
+    bench = Bench()
+    item = bench.submit(stream=True)
+    bench.start()
+    bench.crash(item)
+    bench.start()
+    bench.ledger.wrote(item, "Once", 1)
+    bench.ledger.answered(done(item), bench.now)
+
+    assert bench.pieces == [("Once", 1)]
+    assert bench.outcomes[item] == [Done(Answer(f"answer {item}", {}, Usage(1, 0)), Timings())]
+
+
+def test_pieces_of_who_has_left_are_nobodys():
+    bench = Bench()
+    item = bench.submit(stream=True)
+    bench.start()
+    bench.ledger.leave(item)
+    bench.ledger.wrote(item, "late", 1)
+
+    assert bench.pieces == []

@@ -1,0 +1,38 @@
+"""How OpenAI's routes appear in the OpenAPI document."""
+
+from typing import Any
+
+from pydantic import BaseModel
+
+from app.api.documented import REF, Responses, documented
+from app.schemas.openai_common import OpenAiError
+
+_STREAM = {"schema": {"type": "string"}, "example": 'data: {"choices": []}\n\ndata: [DONE]\n\n'}
+_IGNORED = {
+    "X-Ignored-Fields": {
+        "description": "Fields of the request that are unknown here and were without effect.",
+        "schema": {"type": "string"},
+    }
+}
+
+
+def documented_openai(
+    answer: type[BaseModel], *, body: type[BaseModel] | None = None, streams: bool = False
+) -> dict[str, Any]:
+    """As `documented`, whose failures have another shape here."""
+    shown = documented(answer, body=body)
+    responses: Responses = shown["responses"]
+    if body is None:
+        responses[404] = {"model": OpenAiError, "description": "No such model or version."}
+        return shown
+    for status, response in responses.items():
+        if status == 200:
+            response["headers"] = _IGNORED
+            if streams:
+                response["content"] = {"text/event-stream": _STREAM}
+            continue
+        response["model"] = OpenAiError
+        response.pop("content", None)
+    schema = {"$ref": REF.format(model=body.__name__)}
+    shown["openapi_extra"]["requestBody"]["content"] = {"application/json": {"schema": schema}}
+    return shown

@@ -1,0 +1,220 @@
+"""What all routes of OpenAI's dialect share: bodies, headers, and failures in its shape."""
+
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Iterable,
+    Sequence,
+)
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, Generic
+
+import structlog
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app.api.body import read_json
+from app.api.deps import asker_of, note, services_of, settings_of, timeout_ms_of
+from app.api.disconnect import run_unless_gone
+from app.api.envelope import JsonResponse
+from app.api.errors import InternalError, headers_of, shown_to_caller, status_of
+from app.api.plain_route import PlainRoute
+from app.api.sse import event, opened, sse_response
+from app.core.errors import (
+    CallerError,
+    Cancelled,
+    InputTooLong,
+    InvariantBroken,
+    ModelUnavailable,
+    Overloaded,
+    ServingError,
+)
+from app.core.types import Answer, Asker, Done, Failed
+from app.schemas.openai_common import Body, parse_openai
+from app.services.inference_service import InferenceRequest
+from app.services.model_service import ServedVersion
+from app.services.openai_chunks import Broken, Events
+from app.services.openai_parameters import in_callers_words
+
+log = structlog.get_logger("app.api")
+
+IGNORED_HEADER = "X-Ignored-Fields"
+VALUES_PER_REQUEST = 20_000  # messages, tools and their schemas, with room to spare
+_MAX_NAME_CHARS = 64
+_CODES = {  # what OpenAI's clients look for
+    "input_too_long": "context_length_exceeded",
+    "overloaded": "rate_limit_exceeded",
+}
+
+
+class OpenAiRoute(PlainRoute):
+    """Answers every failure in OpenAI's shape."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def answer(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except AlreadyCounted as failed:
+                return refusal(request, failed.error)
+            except ServingError as error:
+                refused = error
+            except Exception as error:
+                log.error("request_failed", exc_info=error)
+                refused = InternalError()
+            services_of(request).metrics.observe_rejected(refused.code)
+            return refusal(request, refused)
+
+        return answer
+
+
+class AlreadyCounted(Exception):
+    """An input failed; the service has counted it."""
+
+    def __init__(self, error: ServingError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAiCall(Generic[Body]):
+    """One request, read. given: its fields that were sent."""
+
+    body: Body
+    given: dict[str, Any]
+    timeout_ms: float | None
+    asker: Asker
+    found: ServedVersion
+
+
+def refusal(request: Request, error: ServingError) -> Response:
+    """An input that is too long is 400 here, because that is what clients look for."""
+    error = shown_to_caller(error)
+    status = 400 if isinstance(error, InputTooLong) else status_of(error)
+    return JsonResponse(error_body(request, error), status, headers_of(error))
+
+
+def error_body(request: Request, error: ServingError) -> dict[str, Any]:
+    """error: as it is shown to callers."""
+    message, param = in_callers_words(error, request.scope.get("openai_given", ()))
+    kind = "invalid_request_error" if isinstance(error, CallerError) else "server_error"
+    kind = "rate_limit_error" if isinstance(error, Overloaded) else kind
+    code = _CODES.get(error.code, error.code)
+    param = "model" if code == "model_not_found" else param
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+async def read_call(request: Request, kind: type[Body], *, values: int = 0) -> OpenAiCall[Body]:
+    """Raises a CallerError that says what is wrong. values: how many more the body may hold."""
+    timeout_ms, asker = timeout_ms_of(request), asker_of(request)
+    settings = settings_of(request)
+    value = await read_json(
+        request, max_bytes=settings.max_body_bytes, max_values=VALUES_PER_REQUEST + values
+    )
+    body = parse_openai(kind, value)
+    given = body.given()
+    request.scope["openai_given"] = given
+    request.scope["openai_ignored"] = body.ignored()
+    return OpenAiCall(body, given, timeout_ms, asker, find(request, body.model))
+
+
+def find(request: Request, model: str) -> ServedVersion:
+    """By `name` or `name:version`. Raises ModelNotFound."""
+    name, _, version = model.partition(":")
+    return services_of(request).models.find(name, version or None)
+
+
+async def infer(
+    request: Request, call: OpenAiCall[Any], wanted: Sequence[InferenceRequest]
+) -> list[Answer]:
+    """Raises AlreadyCounted with the first failure."""
+    work = services_of(request).inference.infer(
+        wanted, timeout_ms=call.timeout_ms, asker=call.asker
+    )
+    results = await run_unless_gone(request, work)
+    if len(results) != len(wanted):
+        raise InvariantBroken(f"{len(wanted)} requests got {len(results)} results")
+    note(request, model_used=results[0].model_used)
+    answers = []
+    for result in results:
+        match result.outcome:
+            case Failed(error=error):
+                raise AlreadyCounted(error)
+            case Done(answer=answer):
+                answers.append(answer)
+    return answers
+
+
+Make = Callable[[Events], AsyncIterator[dict[str, Any] | Broken]]
+DONE = b"data: [DONE]\n\n"
+
+
+async def streamed(
+    request: Request, call: OpenAiCall[Any], wanted: InferenceRequest, make: Make, *, named: bool
+) -> Response:
+    """Server-sent events; what `make` makes of the pieces. named: by their types, without `[DONE]`.
+
+    Raises AlreadyCounted with what fails before the first piece.
+    """
+    service = services_of(request).inference
+    work = service.stream(wanted, timeout_ms=call.timeout_ms, asker=call.asker)
+    try:
+        pieces = await opened(request, work)
+    except Cancelled:
+        raise
+    except ServingError as error:
+        raise AlreadyCounted(error) from None
+    note(request, model_used=f"{call.found.name}:{call.found.version}")
+    stopping = ModelUnavailable("the server is stopping; ask another", retry_after_s=5.0)
+    return sse_response(
+        request,
+        _events(request, pieces, make, named=named),
+        headers=ignored_headers(request),
+        parting=_error_event(request, stopping, named=named),
+    )
+
+
+async def _events(
+    request: Request, pieces: AsyncGenerator[Any, None], make: Make, *, named: bool
+) -> AsyncGenerator[bytes, None]:
+    async with aclosing(pieces):
+        try:
+            async for made in make(pieces):
+                if isinstance(made, Broken):
+                    yield _error_event(request, made.failed.error, named=named)
+                    return
+                yield event(made, made["type"] if named else "")
+        except ServingError as error:  # after a long wait for the first piece
+            yield _error_event(request, error, named=named)
+            return
+    if not named:
+        yield DONE
+
+
+def _error_event(request: Request, error: ServingError, *, named: bool) -> bytes:
+    note(request, error=error.code)
+    shown = error_body(request, shown_to_caller(error))
+    return event({**shown["error"], "type": "error"}, "error") if named else event(shown)
+
+
+def answered(request: Request, shown: Any) -> Response:
+    """Raises nothing; tells which fields of the request were without effect."""
+    return JsonResponse(shown, 200, ignored_headers(request))
+
+
+def ignored_headers(request: Request) -> dict[str, str]:
+    names = _shown_names(request.scope.get("openai_ignored", ()))
+    return {IGNORED_HEADER: names} if names else {}
+
+
+def _shown_names(names: Iterable[str]) -> str:
+    """A header takes no other characters, and no stranger's text at length."""
+    shown = (
+        "".join(c if c.isascii() and (c.isalnum() or c in "_-.") else "?" for c in name)
+        for name in names
+    )
+    return ", ".join(name[:_MAX_NAME_CHARS] for name in shown)

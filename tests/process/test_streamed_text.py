@@ -1,0 +1,122 @@
+"""What the embedded generator's tokens become while they are written is what they become."""
+
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from app.core.config import load_settings
+from app.core.inference import Generated, Sampling
+from app.models.catalog import load_catalog, profile_path
+from app.models.progress import LogProgress
+from app.models.store import ModelStore, fetch_all
+from app.runtimes.base import StreamPlan
+from app.runtimes.openvino_llm import OpenVinoLlm
+from app.tasks.detokenise import TextStream, reader_of
+
+pytestmark = pytest.mark.timeout(180)
+
+VOCABULARY = 49152
+TEXTS = st.text(alphabet=st.sampled_from("a b.é日本語😀👩\u200d👧🏽\n"), min_size=1, max_size=20)
+
+
+@pytest.fixture(scope="module")
+def runtime() -> OpenVinoLlm:
+    spec = next(s for s in load_catalog(profile_path("embedded")) if s.name == "generator")
+    store = ModelStore(load_settings().model_store, LogProgress())
+    (path,) = fetch_all([spec], store).values()
+    return OpenVinoLlm({"model": str(path)}, plan=StreamPlan(1, 2), max_tokens=2048)
+
+
+def written(
+    runtime: OpenVinoLlm, text: str, sampling: Sampling
+) -> tuple[list[int], tuple[Generated, ...], int]:
+    """Tokens as the steps told them, what was generated, and in how many steps."""
+    runtime.add(1, runtime.tokenizer.encode([text])[0], sampling)
+    tokens: list[int] = []
+    steps = 0
+    while True:
+        outcome = runtime.step()
+        steps += 1
+        tokens += outcome.written.get(1, ())
+        if 1 in outcome.finished:
+            return tokens, outcome.finished[1], steps
+
+
+@given(token_ids=st.lists(st.integers(0, VOCABULARY - 1), max_size=80))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+def test_pieces_of_any_tokens_make_up_their_text(runtime, token_ids):
+    assert in_pieces(runtime, token_ids) == runtime.decode(token_ids)
+
+
+@given(texts=st.lists(TEXTS, max_size=6))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+def test_pieces_of_rare_characters_make_up_their_text(runtime, texts):
+    token_ids = [one for row in runtime.tokenizer.encode(texts) for one in row]
+
+    assert in_pieces(runtime, token_ids) == runtime.decode(token_ids)
+
+
+def in_pieces(runtime: OpenVinoLlm, token_ids: list[int]) -> str | None:
+    stream = TextStream(reader_of(runtime.tokenizer, runtime.decode))
+    said = "".join(stream.feed([token_id]) for token_id in token_ids)
+    rest = stream.end(runtime.decode(token_ids))
+    return None if rest is None else said + rest
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"stop": (" force that",)},
+        {"stop": ("that", "zzz")},
+        {"temperature": 0.9, "seed": 7},
+        {"max_new_tokens": 1},
+        {"min_new_tokens": 5, "repetition_penalty": 1.3},
+    ],
+)
+def test_tokens_that_the_steps_tell_are_those_that_were_generated(runtime, options):
+    sampling = Sampling(**{"max_new_tokens": 24, **options})
+    tokens, (generated,), steps = written(runtime, "Gravity is", sampling)
+
+    assert tokens == list(generated.token_ids) and steps >= len(tokens)
+    assert generated.finish_reason == (
+        "length" if len(tokens) == sampling.max_new_tokens else "stop"
+    )
+
+
+def test_a_text_that_ends_by_itself_is_told_to_its_end(runtime):
+    prompt = "<|im_start|>user\nWhat is 1 + 1?<|im_end|>\n<|im_start|>assistant\n1 + 1 ="
+    tokens, (generated,), _ = written(runtime, prompt, Sampling(max_new_tokens=200))
+
+    assert generated.finish_reason == "stop" and tokens == list(generated.token_ids)
+    assert "<|" not in runtime.decode(tokens)
+
+
+def test_of_several_texts_nothing_is_told_before_they_have_ended(runtime):
+    tokens, generated, _ = written(
+        runtime, "Gravity is", Sampling(max_new_tokens=4, sequences=2, temperature=0.8)
+    )
+
+    assert tokens == [] and [len(one.token_ids) for one in generated] == [4, 4]
+
+
+def test_a_sequence_that_leaves_leaves_nothing(runtime):
+    runtime.add(1, runtime.tokenizer.encode(["Gravity is"])[0], Sampling(max_new_tokens=50))
+    runtime.step()
+    runtime.cancel(1)
+    outcome: Any = runtime.step()
+
+    assert not outcome.written and not outcome.finished
+
+
+def test_cache_of_sequences_that_left_is_free_at_once(runtime):
+    for sequence_id in (1, 2):
+        prompt = runtime.tokenizer.encode(["Gravity is"])[0]
+        runtime.add(sequence_id, prompt, Sampling(max_new_tokens=50))
+    runtime.step()
+    for sequence_id in (1, 2):
+        runtime.cancel(sequence_id)
+
+    assert not runtime._pipeline.has_non_finished_requests()
