@@ -53,6 +53,7 @@ eval-hub: $(VENV)/.hub  ## Measure what preparing costs checkpoints with real we
 bench: $(VENV)/.test  ## Measure speed beside the bare engines, print the tables
 	$(BIN)/python -m benchmarks.encoder_http
 	$(BIN)/python -m benchmarks.generation_http
+	$(BIN)/python -m benchmarks.streaming_http
 	$(BIN)/python -m benchmarks.cache_http
 
 bench-hub: $(VENV)/.hub $(VENV)/.test  ## The named checkpoints at full size beside transformers

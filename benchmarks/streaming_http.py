@@ -15,6 +15,7 @@ import asyncio
 import json
 import os
 import statistics
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -22,7 +23,7 @@ from typing import Any
 import openvino_genai as genai
 
 from benchmarks.generation_http import NEW_TOKENS, Bare, prompts
-from benchmarks.harness import running_server, spread, warn_when_busy
+from benchmarks.harness import Bars, running_server, spread, warn_when_busy
 
 FIRST_TOKENS = 30
 STREAMS = (1, 32)
@@ -89,7 +90,7 @@ def _request(text: str, new_tokens: int) -> bytes:
     )
 
 
-async def first_token(bare: BareStreams, streams: Streams) -> None:
+async def first_token(bare: BareStreams, streams: Streams, bars: Bars) -> None:
     texts = prompts(FIRST_TOKENS + 2)
     bares: list[float] = []
     https: list[float] = []
@@ -99,10 +100,10 @@ async def first_token(bare: BareStreams, streams: Streams) -> None:
     bares, https = bares[2:], https[2:]  # warm by then
     later = statistics.median(https) - statistics.median(bares)
     print(f"first token  bare {spread(bares)} ms   http {spread(https)} ms   later {later:.1f} ms")
-    _judge(later <= LATER_MS, f"first token {later:.1f} ms later (bar {LATER_MS:g})")
+    bars.at_most("first token later than the bare engine's, ms", later, LATER_MS)
 
 
-async def pace(bare: BareStreams, streams: Streams, count: int, rounds: int) -> None:
+async def pace(bare: BareStreams, streams: Streams, count: int, rounds: int, bars: Bars) -> None:
     texts = prompts(count)
     bares: list[float] = []
     https: list[float] = []
@@ -118,28 +119,26 @@ async def pace(bare: BareStreams, streams: Streams, count: int, rounds: int) -> 
     ratio = statistics.median(https) / statistics.median(bares)
     print(f"{count:3} streams  bare {spread(bares)}   http {spread(https)}   ratio {ratio:.2f}")
     if count == max(STREAMS):
-        _judge(ratio >= SHARE, f"{ratio:.2f} of the bare engine's pace (bar {SHARE:g})")
+        bars.at_least(f"share of the bare engine's pace at {count} streams", ratio, SHARE)
 
 
-def _judge(is_met: bool, what: str) -> None:
-    print(f"{'PASS' if is_met else 'FAIL'}  {what}", flush=True)
-
-
-async def measure(port: int, rounds: int) -> None:
+async def measure(port: int, rounds: int) -> int:
     bare, streams = BareStreams(len(os.sched_getaffinity(0))), Streams(port)
-    await first_token(bare, streams)
+    bars = Bars()
+    await first_token(bare, streams, bars)
     for count in STREAMS:
-        await pace(bare, streams, count, rounds)
+        await pace(bare, streams, count, rounds, bars)
+    return bars.exit_status()
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     warn_when_busy()
     with running_server() as server:
-        asyncio.run(measure(server.port, options.rounds))
+        return asyncio.run(measure(server.port, options.rounds))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

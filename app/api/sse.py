@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from app.api.deps import note
 from app.api.disconnect import run_unless_gone
 from app.core.errors import Cancelled
 
@@ -121,8 +122,8 @@ class EventStream(Response):
         async with aclosing(self._events):
             try:
                 await run_unless_gone(self._request, self._write(send))
-            except Cancelled:
-                return
+            except Cancelled as gone:
+                note(self._request, error=gone.code)  # the status was told before
             except asyncio.CancelledError:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(PARTING_S):

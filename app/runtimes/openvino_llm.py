@@ -2,8 +2,8 @@
 
 `ContinuousBatchingPipeline.step` computes one token for every running sequence and beside them a
 chunk of the prompts that are not read yet (openvino_llm_reading.py says which, and why it matters);
-it holds the interpreter while it computes, so it is called directly on the worker's loop. The tokens
-of a prompt with one continuation can be read as they come, those of others when all have ended.
+it holds the interpreter while it computes, so it is called directly on the worker's loop. Tokens of
+a prompt with one continuation can be read as they come, those of others when all have ended.
 """
 
 import itertools

@@ -63,7 +63,10 @@ class InferenceResult:
 
 @dataclass(slots=True)
 class _Entry:
-    """One input on its way. outcome is set once; latency_ms with it. broken_off: why we ended it."""
+    """One input on its way. outcome is set once; latency_ms with it.
+
+    broken_off: why it was we who ended it.
+    """
 
     deployment: Deployment | None = None
     outcome: Outcome | None = None

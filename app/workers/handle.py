@@ -252,6 +252,7 @@ class WorkerHandle:
                 self.has_answered = True
                 self._listener.on_results(self, items)
             case Pieces(pieces):
+                self.has_answered = True
                 self._listener.on_pieces(self, pieces)
             case Started():
                 self._listener.on_started(self, message)

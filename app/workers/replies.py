@@ -8,7 +8,7 @@ from app.workers.messages import Ended, ItemDone, ItemFailed, Pieces, Started
 
 Reply = Callable[[Sequence[ItemDone | ItemFailed]], None]
 Announce = Callable[[Started | Ended | Pieces], None]
-"""Says what runs, and what it has written so far. `Started` has left the process when it returns."""
+"""Says what runs and what that has written. `Started` has left the process when it returns."""
 
 
 def failed(item_id: int, error: ServingError) -> ItemFailed:

@@ -1,7 +1,8 @@
 """A real uvicorn with our protocol on a free port, over services that need no model."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,7 @@ from app.core.errors import ModelNotFound, ServingError
 from app.core.types import Answer, Asker, Done, Failed, Outcome, Timings, Usage
 from app.services.inference_service import InferenceRequest, InferenceResult
 from app.services.model_service import Readiness, ServedVersion
+from app.services.streaming import Piece
 
 
 class EchoService:
@@ -31,6 +33,16 @@ class EchoService:
         self.timeouts_ms.append(timeout_ms)
         self.askers.append(asker)
         return [self._echo(request) for request in requests]
+
+    async def stream(
+        self, request: InferenceRequest, *, timeout_ms: float | None, asker: Asker
+    ) -> AsyncGenerator[Piece | InferenceResult, None]:
+        (result,) = await self.infer([request], timeout_ms=timeout_ms, asker=asker)
+        if isinstance(result.outcome, Failed):
+            raise result.outcome.error
+        for word in re.findall(r"\S+|\s+", request.text):
+            yield Piece(word, int(not word.isspace()))
+        yield result
 
     def _echo(self, request: InferenceRequest) -> InferenceResult:
         if request.model == "missing":

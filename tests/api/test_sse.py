@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from starlette.requests import Request
+from structlog.testing import capture_logs
 
 from app.api import sse
 from app.core.errors import InputTooLong, Overloaded, WorkerLost
@@ -133,9 +134,13 @@ async def test_error_after_the_first_piece_is_an_event(client, service):
 
 async def test_a_client_who_leaves_closes_the_source(client, service):
     service.put(Piece("upon", 1))
-    async with streaming(client) as (_, texts):
-        await anext(texts)
-    await asyncio.wait_for(service.closed.wait(), 10)
+    with capture_logs() as logs:
+        async with streaming(client) as (_, texts):
+            await anext(texts)
+        await asyncio.wait_for(service.closed.wait(), 10)
+        while not logs:
+            await asyncio.sleep(0)
+    assert [(line["status"], line["error"]) for line in logs] == [(200, "cancelled")]
 
 
 async def test_a_client_who_leaves_before_the_first_piece_closes_the_source(client, service):

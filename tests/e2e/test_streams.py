@@ -137,10 +137,11 @@ async def come_and_stay(server: ServerProcess, count: int, look: Any) -> None:
     writers = []
     for number in range(count):
         _, writer = await asyncio.open_connection(
-            "127.0.0.1", server.port, limit=1, local_addr=(f"127.0.1.{1 + number % 200}", 0)
+            "127.0.0.1", server.port, local_addr=(f"127.0.1.{1 + number % 200}", 0)
         )
         writer.write(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
-        writer.transport.pause_reading()
+        transport: Any = writer.transport
+        transport.pause_reading()
         writers.append(writer)
     for _ in range(20):
         await asyncio.sleep(0.2)

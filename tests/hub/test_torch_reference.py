@@ -316,13 +316,23 @@ BATCHINGS = pytest.mark.parametrize("batching", ["own", "manager"])
 
 
 def continued(runtime: TorchLlm, *prompts: tuple[list[int], Sampling]) -> list[Any]:
-    """All prompts, each a step after the one before it."""
+    """All prompts, each a step after the one before it. Steps must tell of lone texts in full."""
     finished: dict[int, tuple[Generated, ...]] = {}
+    told: dict[int, list[int]] = {number: [] for number in range(len(prompts))}
+
+    def step() -> None:
+        outcome = runtime.step()
+        finished.update(outcome.finished)
+        for number, token_ids in outcome.written.items():
+            told[number] += token_ids
+
     for number, (prompt, sampling) in enumerate(prompts):
         runtime.add(number, prompt, sampling)
-        finished |= runtime.step().finished
+        step()
     while len(finished) < len(prompts):
-        finished |= runtime.step().finished
+        step()
+    for number, texts in finished.items():
+        assert told[number] == (list(texts[0].token_ids) if len(texts) == 1 else [])
     return [finished[number] for number in range(len(prompts))]
 
 

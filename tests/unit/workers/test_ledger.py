@@ -483,12 +483,12 @@ def test_stream_that_has_begun_ends_with_its_worker():
     bench.start()
     bench.ledger.wrote(begun, "Once", 1)
     bench.crash(begun)
-    bench.start()
+    successor = bench.start()
 
     (outcome,) = bench.outcomes[begun]
     assert isinstance(outcome, Failed) and outcome.error.code == "model_unavailable"
     assert bench.pieces == [("Once", 1)]
-    assert bench.worker.items.keys() == {waits, plain}
+    assert successor.items.keys() == {waits, plain}
 
 
 def test_stream_that_has_not_begun_is_run_again_by_the_next_worker():

@@ -17,7 +17,7 @@ from app.core.errors import InvalidRequest
 from app.core.types import NOBODY, Asker, Priority
 from app.scheduling.batcher import Batcher, BatchLimits
 from app.scheduling.cost_model import CostModel
-from app.workers.messages import Ended, ItemDone, ItemFailed, Started, WireItem
+from app.workers.messages import Ended, ItemDone, ItemFailed, Pieces, Started, WireItem
 from app.workers.one_shot import OneShotLoop
 from tests.fakes import (
     BreaksOnWord,
@@ -44,7 +44,7 @@ class Bench:
     def __init__(self, runtime: SumsTokens, *, rows: int = 8, hold_s: float = 0.0) -> None:
         self.clock = FakeClock()
         self.replies = Replies()
-        self.announced: list[Started | Ended] = []
+        self.announced: list[Started | Ended | Pieces] = []
         self.runtime = runtime
         self.batcher = Batcher(BatchLimits(rows, 10_000, hold_s, window=8), COMPANY_PAYS)
         self.loop = OneShotLoop(
@@ -436,7 +436,7 @@ async def test_every_batch_is_reported_once_with_its_padding():
 
 async def test_a_run_is_announced_with_its_items_before_it_begins_and_after_it_has_ended():
     bench = Bench(SumsTokens(on_run=lambda _: seen.append(list(bench.announced))))
-    seen: list[list[Started | Ended]] = []
+    seen: list[list[Started | Ended | Pieces]] = []
     async with running(bench):
         ids = bench.submit("a. b", "c d e")
         await bench.answers(*ids)
