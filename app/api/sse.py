@@ -115,7 +115,10 @@ class EventStream(Response):
         del self.headers["content-length"]
         self._request = request
         self._events = events
+        self._loop = asyncio.get_running_loop()
         self._ping_s = ping_s
+        self._last_s = self._loop.time()
+        self._is_sending = False
         self._parting = parting
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -134,21 +137,27 @@ class EventStream(Response):
     async def _write(self, send: Send) -> None:
         start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
         await send(start)
-        following = asyncio.create_task(_next(self._events))
+        pinging = asyncio.create_task(self._ping(send))
         try:
-            while True:
-                await asyncio.wait([following], timeout=self._ping_s)
-                if not following.done():
-                    await send(_body(PING))
-                    continue
-                if (data := following.result()) is None:
-                    break
+            async for data in self._events:
+                self._is_sending = True
                 await send(_body(data))
-                following = asyncio.create_task(_next(self._events))
+                self._is_sending = False
+                self._last_s = self._loop.time()
         finally:
-            following.cancel()
-            await asyncio.wait([following])
+            pinging.cancel()
         await send(_END)
+
+    async def _ping(self, send: Send) -> None:
+        """Beside the events, so that none of them needs a timer: there are many."""
+        self._last_s = self._loop.time()
+        while True:
+            await asyncio.sleep(self._last_s + self._ping_s - self._loop.time())
+            is_idle = self._loop.time() >= self._last_s + self._ping_s
+            if self._is_sending or is_idle:
+                self._last_s = self._loop.time()
+            if is_idle and not self._is_sending:
+                await send(_body(PING))
 
 
 def _body(data: bytes) -> dict[str, Any]:

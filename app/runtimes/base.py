@@ -2,7 +2,7 @@
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from app.core.inference import Generated, Sampling, TokenIds, Tokenizer, Vectors
 
@@ -74,3 +74,11 @@ class StepRuntime(Protocol):
 
     def step(self) -> StepOutcome:
         """One token for every running sequence; long prompts are read in chunks."""
+
+
+@runtime_checkable
+class DecodesMany(Protocol):
+    """A runtime for which one call per step costs much less than one per sequence."""
+
+    def decode_many(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        """`decode` of each row."""

@@ -66,10 +66,17 @@ class TextStream:
 
     def feed(self, token_ids: Sequence[int]) -> str:
         """What can be said now; mostly the text of these tokens."""
+        window = self.take(token_ids)
+        return "" if window is None else self.tell(window, self._reader.decode(window))
+
+    def take(self, token_ids: Sequence[int]) -> list[int] | None:
+        """The first half of `feed`: tokens whose text the second wants, None if it is not due."""
         self._ids += token_ids
-        if len(self._ids) < self._next_look:
-            return ""
-        piece = self._guard.pass_on(self._settle())
+        return None if len(self._ids) < self._next_look else self._ids[self._window :]
+
+    def tell(self, window: Sequence[int], text: str) -> str:
+        """The second half."""
+        piece = self._guard.pass_on(self._settle(window, text))
         if piece and not self._said:
             piece = self._head + piece
         if piece:
@@ -84,9 +91,7 @@ class TextStream:
         said = "".join(self._said)
         return text[len(said) :] if text.startswith(said) else None
 
-    def _settle(self) -> str:
-        window = self._ids[self._window :]
-        text = self._reader.decode(window)
+    def _settle(self, window: Sequence[int], text: str) -> str:
         known = self._known
         if (
             len(text) <= len(known)

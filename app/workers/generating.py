@@ -17,7 +17,7 @@ from app.core.clock import Clock
 from app.core.errors import DeadlineExceeded, InputTooLong, InvariantBroken, ServingError
 from app.core.inference import Generated
 from app.core.types import Answer
-from app.runtimes.base import StepOutcome, StepRuntime
+from app.runtimes.base import DecodesMany, StepOutcome, StepRuntime
 from app.scheduling.engine import Sequence as Waiting
 from app.scheduling.engine import StepScheduler
 from app.tasks.detokenise import TextStream, TokenReader, reader_of
@@ -215,15 +215,25 @@ class GeneratingLoop:
 
     def _tell(self, outcome: StepOutcome) -> None:
         """What the step added to texts that are streamed; of those that ended, `_finish` does."""
+        due: list[tuple[Pending, TextStream, list[int]]] = []
         for item_id, token_ids in outcome.written.items():
             pending = self._pending.get(item_id)
             if pending is None or pending.stream is None or item_id in outcome.finished:
                 continue
             pending.untold += len(token_ids)
-            if piece := pending.stream.feed(token_ids):
-                self._pieces.append((item_id, piece, pending.untold))
+            if (window := pending.stream.take(token_ids)) is not None:
+                due.append((pending, pending.stream, window))
+        texts = self._decoded([window for *_, window in due])
+        for (pending, stream, window), text in zip(due, texts, strict=True):
+            if piece := stream.tell(window, text):
+                self._pieces.append((pending.item.id, piece, pending.untold))
                 pending.told += pending.untold
                 pending.untold = 0
+
+    def _decoded(self, rows: list[list[int]]) -> list[str]:
+        if len(rows) > 1 and isinstance(self._runtime, DecodesMany):
+            return self._runtime.decode_many(rows)
+        return [self._runtime.decode(row) for row in rows]
 
     def _tell_rest(self, pending: Pending, answer: Answer) -> None:
         if pending.stream is None:

@@ -120,3 +120,10 @@ def test_cache_of_sequences_that_left_is_free_at_once(runtime):
         runtime.cancel(sequence_id)
 
     assert not runtime._pipeline.has_non_finished_requests()
+
+
+def test_rows_are_decoded_together_as_alone(runtime):
+    rows = runtime.tokenizer.encode(["Gravity is 😀", "a", "日本語 and more of it"])
+
+    assert runtime.decode_many(rows) == [runtime.decode(row) for row in rows]
+    assert runtime.decode_many([[49151], []]) == [runtime.decode([49151]), runtime.decode([])]

@@ -402,6 +402,26 @@ async def test_all_pieces_of_a_step_are_one_message():
     assert [len(said.items) for said in bench.announced if isinstance(said, Pieces)] == [4, 4, 4]
 
 
+async def test_a_runtime_that_decodes_many_is_asked_once_per_step():
+    class DecodesTogether(CountsUp):
+        def __init__(self) -> None:
+            super().__init__()
+            self.calls: list[int] = []
+
+        def decode_many(self, rows):
+            self.calls.append(len(rows))
+            return [self.decode(row) for row in rows]
+
+    runtime = DecodesTogether()
+    bench = Bench(runtime)
+    async with running(bench):
+        items = [bench.submit("one", 3, stream=True) for _ in range(4)]
+        await bench.replies.of(*items)
+
+    assert runtime.calls == [4, 4]  # the last step's text is the answer's
+    assert ["".join(text for text, _ in bench.told(item)) for item in items] == ["2 3 4"] * 4
+
+
 async def test_every_piece_comes_before_the_result():
     told_at_reply: dict[int, int] = {}
 
