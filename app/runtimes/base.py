@@ -1,7 +1,7 @@
 """What a runtime must do. Two shapes: one forward pass per row, or one step for all sequences."""
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from app.core.inference import Generated, Sampling, TokenIds, Tokenizer, Vectors
@@ -45,11 +45,15 @@ class StepOutcome:
     """What one step ended: continuations by sequence id, and how many tokens it made.
 
     read: how many tokens of prompts it read, by sequence id.
+    written: the new tokens of prompts that have one continuation and no beams, those that end
+    with this step included: together they begin the `Generated.token_ids` to be. They may come
+    late, some after others, or only with the end, and are then in `finished` alone.
     """
 
     finished: Mapping[int, tuple[Generated, ...]]
     tokens: int
     read: Mapping[int, int]
+    written: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
 
 
 class StepRuntime(Protocol):

@@ -22,7 +22,7 @@ from app.core.errors import CannotLoad, InputTooLong  # noqa: E402
 from app.core.inference import Generated, Sampling  # noqa: E402
 from app.core.parameters import resolve  # noqa: E402
 from app.runtimes.base import StreamPlan  # noqa: E402
-from app.runtimes.openvino_llm import OpenVinoLlm  # noqa: E402
+from app.runtimes.openvino_paged import OpenVinoLlm  # noqa: E402
 from app.runtimes.openvino_llm_files import BLOCK_TOKENS, SPARE_BLOCKS  # noqa: E402
 from app.tasks.generate import Generate  # noqa: E402
 from app.tasks.parameters import GENERATE  # noqa: E402
