@@ -78,8 +78,6 @@ class GenAiTokenizer:
         return looks_so and not self.decode([token])
 
     def _ids(self, text: str, *, with_marks: bool) -> list[int]:
-        encoded = self._tokenizer.encode(
-            text, add_special_tokens=with_marks, max_length=NEVER_CUT
-        )
+        encoded = self._tokenizer.encode(text, add_special_tokens=with_marks, max_length=NEVER_CUT)
         ids: list[int] = encoded.input_ids.data[0].tolist()
         return ids

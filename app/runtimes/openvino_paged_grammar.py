@@ -63,9 +63,7 @@ class Grammars:
         self._limits = llguidance.LLParserLimits(**LIMITS)
         self._vocabulary = vocabulary
         wrapper = llguidance.TokenizerWrapper(_Words(tokens, special, ends[0], encode))
-        self._tokenizer = llguidance.LLTokenizer(
-            wrapper, n_vocab=vocabulary, eos_token=list(ends)
-        )
+        self._tokenizer = llguidance.LLTokenizer(wrapper, n_vocab=vocabulary, eos_token=list(ends))
         self._kept: OrderedDict[str, Any] = OrderedDict()
 
     def start(self, schema: str) -> "Matcher":
@@ -116,7 +114,9 @@ class Matcher:
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         allowed = np.unpackbits(bits, count=self._vocabulary, bitorder="little").view(np.bool_)
         if self._matcher.is_error():
-            log.warning("schema_too_large_in_a_step", error=self._matcher.get_error()[:MOST_MESSAGE])
+            log.warning(
+                "schema_too_large_in_a_step", error=self._matcher.get_error()[:MOST_MESSAGE]
+            )
             return np.ones(self._vocabulary, np.bool_)
         return allowed
 
@@ -178,4 +178,6 @@ def _depth(value: Any) -> int:
 
 
 def _refusal(problem: str) -> InvalidRequest:
-    return InvalidRequest(f"the JSON schema cannot be used: {' '.join(problem.split())[:MOST_MESSAGE]}")
+    return InvalidRequest(
+        f"the JSON schema cannot be used: {' '.join(problem.split())[:MOST_MESSAGE]}"
+    )

@@ -3,7 +3,7 @@
 A row is chosen from by itself, with a stream of chance of its own, one number per token: what a
 text becomes depends on its request alone, not on who shares its steps. The rules and their order
 are transformers', and OpenAI's where transformers has none: penalties, bias, grammar, temperature,
-top_k, top_p, min_p. Nothing sorts a whole vocabulary; the greatest part of it is too unlikely to
+top_k, top_p, min_p. Nothing sorts a whole vocabulary: the greatest part of it is too unlikely to
 be drawn, and is left out by a comparison.
 """
 
@@ -19,8 +19,9 @@ from app.runtimes.next_tokens import Floats
 Ids = NDArray[np.int64]
 
 WORD = 2**64
-FLOORS = (1e-3, 1e-5, 1e-8)  # of the likeliest; each lets more tokens through to be sorted
+FLOORS = (1e-3, 1e-6)  # of the likeliest; the lower, the more tokens are looked at
 BLOCK = 256
+STEP_BITS = 18  # of 32: the rest tells 32 steps from one power of two to the next
 
 
 class Mask(Protocol):
@@ -141,17 +142,19 @@ def draw(scores: Floats, sampling: Sampling, chance: float) -> int:
     weights = np.exp(scores, out=scores)
     if sampling.top_p >= 1 and not sampling.top_k and sampling.min_p <= 0:
         return _draw_from_all(weights, chance)
-    ids = _likeliest(weights, sampling)
-    best = weights[ids].astype(np.float64)
-    totals = np.cumsum(best)
-    kept = len(ids)
+    ids = _likely(weights, sampling)
+    some = weights[ids]
+    least = np.float32(sampling.min_p)
+    mass = float(weights.sum())
+    if sampling.top_k and sampling.top_k < len(some):
+        least = max(least, np.partition(some, -sampling.top_k)[-sampling.top_k])
+    if sampling.top_k:
+        ids, some = ids[some >= least], some[some >= least]
+        mass = float(some.sum())
     if sampling.top_p < 1:
-        mass = totals[-1] if sampling.top_k else float(weights.sum())
-        kept = min(kept, int(np.searchsorted(totals, sampling.top_p * mass)) + 1)
-    if sampling.min_p > 0:
-        kept = min(kept, int((best >= sampling.min_p * best[0]).sum()))
-    at = np.searchsorted(totals[:kept], chance * totals[kept - 1], side="right")
-    return int(ids[min(int(at), kept - 1)])
+        least = max(least, _least_of_mass(some, sampling.top_p * mass))
+    is_kept = some >= least  # those as likely as the last one stay with it
+    return int(ids[is_kept][_draw(some[is_kept], chance)])
 
 
 def logprobs_of(logits: Floats, token: int, top: int) -> TokenLogprob:
@@ -160,31 +163,45 @@ def logprobs_of(logits: Floats, token: int, top: int) -> TokenLogprob:
     log_total = float(most) + float(np.log(np.exp(logits - most).sum(dtype=np.float64)))
     best: list[tuple[int, float]] = []
     if top:
-        ids = np.argpartition(logits, -top)[-top:]
-        ids = ids[np.lexsort((ids, -logits[ids]))]
+        of_blocks = np.maximum.reduceat(logits, np.arange(0, len(logits), BLOCK))
+        # As many tokens as are wanted are no less likely than the best of that many blocks.
+        least = -np.inf if top > len(of_blocks) else np.partition(of_blocks, -top)[-top]
+        ids = np.flatnonzero(logits >= least)
+        ids = ids[np.lexsort((ids, -logits[ids]))][:top]
         best = [(int(at), float(logits[at]) - log_total) for at in ids]
     return TokenLogprob(float(logits[token]) - log_total, tuple(best))
 
 
-def _likeliest(weights: Floats, sampling: Sampling) -> Ids:
-    """At least the tokens that top_k, top_p and min_p keep, the likeliest first; `top_k` at most.
-
-    weights: the largest is 1.
-    """
+def _likely(weights: Floats, sampling: Sampling) -> Ids:
+    """At least the tokens that top_k, top_p and min_p keep. weights: the largest is 1."""
     total = float(weights.sum()) if sampling.top_p < 1 else np.inf
     for floor in FLOORS:
-        ids = np.flatnonzero(weights >= max(floor, sampling.min_p))
+        ids = np.flatnonzero(weights >= np.float32(max(floor, sampling.min_p)))
         if sampling.min_p >= floor or (sampling.top_k and len(ids) >= sampling.top_k):
-            break
+            return ids
         if float(weights[ids].sum()) > sampling.top_p * total:
-            break
-    else:
-        ids = np.arange(len(weights))
-        if sampling.top_k and sampling.top_k < len(ids):
-            kth = np.partition(weights, -sampling.top_k)[-sampling.top_k]
-            ids = np.flatnonzero(weights >= kth)
-    ids = ids[np.argsort(-weights[ids], kind="stable")]
-    return ids[: sampling.top_k] if sampling.top_k else ids
+            return ids
+    return np.arange(len(weights))
+
+
+def _least_of_mass(weights: Floats, mass: float) -> np.float32:
+    """The least of the largest weights that together have `mass`. By the first bits of the numbers,
+    their size in coarse steps; within the step that counts, in order."""
+    steps = (weights.view(np.uint32) >> STEP_BITS).astype(np.int64)
+    lowest = steps.min()
+    totals = np.cumsum(np.bincount(steps - lowest, weights)[::-1])
+    at = min(int(np.searchsorted(totals, mass)), len(totals) - 1)
+    before = totals[at - 1] if at else 0.0
+    inside = np.sort(weights[steps == lowest + len(totals) - 1 - at])[::-1]
+    reached = int(np.searchsorted(before + np.cumsum(inside, dtype=np.float64), mass))
+    least: np.float32 = inside[min(reached, len(inside) - 1)]
+    return least
+
+
+def _draw(weights: Floats, chance: float) -> int:
+    totals = np.cumsum(weights, dtype=np.float64)
+    at = int(np.searchsorted(totals, chance * totals[-1], side="right"))
+    return min(at, len(weights) - 1)
 
 
 def _draw_from_all(weights: Floats, chance: float) -> int:
