@@ -66,8 +66,11 @@ class Setup:
     @property
     def properties(self) -> dict[str, Any]:
         """Said in full, because a model file may carry properties of its own."""
-        by_precision = {None: AS_THE_LIBRARY_LIKES, FP32: PLAIN}
-        chosen: Mapping[str, Any] = by_precision.get(self.precision, QUANTISED)
+        by_precision: Mapping[str | None, Mapping[str, Any]] = {
+            None: AS_THE_LIBRARY_LIKES,
+            FP32: PLAIN,
+        }
+        chosen = by_precision.get(self.precision, QUANTISED)
         return {"INFERENCE_NUM_THREADS": self.threads, **chosen}
 
 

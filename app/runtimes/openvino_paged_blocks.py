@@ -19,7 +19,7 @@ class Table:
 
 
 class BlockPool:
-    """Blocks are promised before a text begins, so that none is ever missing in the middle of it."""
+    """Blocks are promised before a text begins, so that none is missing in the middle of it."""
 
     def __init__(self, blocks: int, block_tokens: int) -> None:
         self.block_tokens = block_tokens

@@ -113,6 +113,7 @@ def _bias(name: str, value: Any, vocabulary: int) -> tuple[int, float]:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not -MOST_BIAS <= value <= MOST_BIAS:
         raise InvalidRequest(
-            f"parameters.logit_bias of token {name} must be a number from -{MOST_BIAS} to {MOST_BIAS}"
+            f"parameters.logit_bias of token {name} must be a number from -{MOST_BIAS} to "
+            f"{MOST_BIAS}"
         )
     return int(name), float(value)

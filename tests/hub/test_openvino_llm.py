@@ -164,6 +164,34 @@ def test_an_fp32_text_is_transformers_own_token_by_token(runtime, original, ours
     assert only(made) == [texts_of(original, prompt, **theirs)[0] for prompt in prompts]
 
 
+def test_logprobs_are_torchs_own(runtime, original):
+    (prompt,) = runtime.tokenizer.encode(TEXTS[:1])
+    ((text,),) = generate(runtime, [prompt], Sampling(NEW_TOKENS, logprobs=4))
+    with torch.inference_mode():
+        logits = original(torch.tensor([[*prompt, *text.token_ids]])).logits[
+            0, len(prompt) - 1 : -1
+        ]
+    expected = logits.log_softmax(-1)
+
+    for said, token, row in zip(text.logprobs, text.token_ids, expected, strict=True):
+        best = row.topk(4)
+        assert said.logprob == pytest.approx(row[token].item(), abs=0.02)
+        assert [token for token, _ in said.top] == best.indices.tolist()
+        assert [value for _, value in said.top] == pytest.approx(best.values.tolist(), abs=0.02)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_seeded_text_is_the_same_alone_and_beside_others(fp32, int8, precision):
+    runtime = load({"fp32": fp32, "int8": int8}[precision], precision=precision)
+    prompts = runtime.tokenizer.encode(TEXTS * 4)
+    kinds = [Sampling(NEW_TOKENS, temperature=1.0, seed=n) for n in range(len(prompts))]
+
+    together = generate(runtime, prompts, *kinds)
+
+    for prompt, kind, among in zip(prompts, kinds, together, strict=True):
+        assert generate(runtime, [prompt], kind) == [among]
+
+
 def test_requests_of_every_kind_share_a_batch_and_each_gets_its_own(runtime, original):
     (prompt,) = runtime.tokenizer.encode(TEXTS[:1])
     kinds = [
