@@ -1,12 +1,12 @@
 """The texts that grow from one prompt: independent continuations, or beams. No library here.
 
-Both are told the logits after each of their texts and answer which of those go on, and from where:
-`parents`, a place among the texts before for each text that is read next.
+Both are told the logits after each of their texts (`advance`; the prompt is the first text of all)
+and answer which of those go on, and from where: for each text that is read next, its place among
+the texts before. `last` is the token of each that is read next; `result` is there when none goes on.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 
@@ -19,18 +19,6 @@ from app.runtimes.openvino_paged_sampler import Chooser, logprobs_of
 Decode = Callable[[Sequence[int]], str]
 SPARE_TAIL = 8  # tokens without a letter of their own may lie within a stop string
 NO_TOKEN = -1
-
-
-class Texts(Protocol):
-    """parents: see above. last: the token of each text that is read next."""
-
-    last: list[int]
-
-    def advance(self, logits: Floats) -> list[int]:
-        """One token more for each text. The prompt is the first text of all."""
-
-    def result(self) -> tuple[Generated, ...]:
-        """Once no text goes on."""
 
 
 @dataclass(slots=True)
