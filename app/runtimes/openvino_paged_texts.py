@@ -2,7 +2,7 @@
 
 Both are told the logits after each of their texts (`advance`; the prompt is the first text of all)
 and answer which of those go on, and from where: for each text that is read next, its place among
-the texts before. `last` is the token of each that is read next; `result` is there when none goes on.
+the texts before. `last` is the token of each that is read next; `result` is there at the end.
 """
 
 from collections.abc import Callable, Sequence
