@@ -11,7 +11,7 @@ from typing import Any
 
 from app.core.inference import TokenIds
 from app.runtimes.openvino_encoder import OpenVinoEncoder
-from app.runtimes.openvino_llm import OpenVinoLlm
+from app.runtimes.openvino_paged import OpenVinoLlm
 
 KILLS, HANGS = "zyzzyvakill", "zyzzyvahang"
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,17 @@ class TextTokenizer(Tokenizer, Protocol):
         """Special tokens, languages among them, by their text."""
 
 
+@runtime_checkable
+class SteeredTokenizer(Tokenizer, Protocol):
+    """The tokenizer of a runtime that chooses tokens from the logits itself, and so takes `min_p`,
+    `logit_bias`, `logprobs` and `json_schema`."""
+
+    vocabulary: int  # ids are below
+
+    def check_schema(self, schema: str) -> None:
+        """Raises InvalidRequest for a JSON schema that is wrong, unknown in part, or too large."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """How one prompt is continued. temperature 0 is greedy, or a beam search above 1 beam.
@@ -37,7 +48,11 @@ class Sampling:
     min_new_tokens: no token that ends the text comes before. repetition_penalty divides the
     likelihood of every token of prompt and continuation; frequency and presence penalties are
     taken off the logits of tokens in the continuation, per occurrence and once. None of the
-    penalties goes with beams.
+    penalties goes with beams. min_p leaves out what is less likely than this share of the
+    likeliest; logit_bias is added to the logits of token ids. logprobs: how many of the likeliest
+    tokens to name beside each chosen one, None not to tell at all. json_schema: text of the schema
+    that the continuation has to fit. A runtime takes the last four if its tokenizer is a
+    SteeredTokenizer.
     """
 
     max_new_tokens: int
@@ -52,6 +67,10 @@ class Sampling:
     repetition_penalty: float = 1.0
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
+    min_p: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    logprobs: int | None = None
+    json_schema: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +104,22 @@ class Decoding:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """How likely the model itself found a token, before any rule of the request: the natural
+    logarithm of its probability. top: the likeliest tokens with theirs, best first."""
+
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Generated:
-    """One finished continuation. finish_reason: `stop` or `length`."""
+    """One finished continuation. finish_reason: `stop` or `length`. logprobs: one per token, if
+    they were asked for."""
 
     token_ids: tuple[int, ...]
     finish_reason: str
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from app.core.errors import InvalidRequest
 
-Kind = Literal["integer", "number", "boolean", "string", "strings"]
+Kind = Literal["integer", "number", "boolean", "string", "strings", "object"]
 
 _PYTHON_TYPES: Mapping[Kind, tuple[type, ...]] = {
     "integer": (int,),
@@ -14,6 +14,7 @@ _PYTHON_TYPES: Mapping[Kind, tuple[type, ...]] = {
     "boolean": (bool,),
     "string": (str,),
     "strings": (list, tuple),
+    "object": (dict,),
 }
 
 
@@ -22,8 +23,8 @@ class Parameter:
     """One request parameter.
 
     minimum and maximum bound a number; max_length bounds a string, or each of `strings`, in
-    characters; max_items bounds `strings`; choices are the only strings that are taken. A
-    parameter whose default is None may be null.
+    characters; max_items bounds `strings`; choices are the only strings that are taken. What an
+    `object` holds is checked by its task. A parameter whose default is None may be null.
     """
 
     name: str
@@ -63,9 +64,12 @@ class Parameter:
         return isinstance(value, _PYTHON_TYPES[self.kind]) and is_bool == (self.kind == "boolean")
 
     def _kind_words(self) -> str:
-        return {"strings": "a list of strings", "integer": "an integer"}.get(
-            self.kind, f"a {self.kind}"
-        )
+        words = {
+            "strings": "a list of strings",
+            "integer": "an integer",
+            "object": "an object",
+        }
+        return words.get(self.kind, f"a {self.kind}")
 
     def _check_bounds(self, value: float) -> None:
         if self.minimum is not None and not value >= self.minimum:

@@ -20,11 +20,17 @@ NEVER = -1e9  # transformers' score of what cannot be
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """Token ids around a text. forced_eos: what the last token of the longest text has to be."""
+    """Token ids around a text. forced_eos: what the last token of the longest text has to be;
+    other_ends: what ends a text like `eos`."""
 
     start: int
     eos: int
     forced_eos: int | None = None
+    other_ends: tuple[int, ...] = ()
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        return (self.eos, *self.other_ends)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +77,7 @@ class Single:
         text = self.texts[0]
         token = _forced(text, self._decoding, self._marks)
         if token is None:
-            apply_rules(following, self.texts, self._decoding, self._marks.eos)
+            apply_rules(following, self.texts, self._decoding, self._marks.ends)
             token = self._choose(following)
         text.append(token)
         self.is_done = _has_ended(text, self._decoding, self._marks)
@@ -103,7 +109,7 @@ class Beams:
     def step(self, following: NextTokens) -> list[int]:
         token = _forced(self.texts[0], self._decoding, self._marks)
         if token is None:
-            apply_rules(following, self.texts, self._decoding, self._marks.eos)
+            apply_rules(following, self.texts, self._decoding, self._marks.ends)
             return self.advance(self._best(following))
         scores = enumerate(self._scores)
         return self.advance([Candidate(score, row, token) for row, score in scores])
@@ -136,6 +142,11 @@ class Beams:
     def result(self) -> Generated:
         best = self._finished[0][1] if self._finished else self.texts[0]  # all tokens were banned
         return _generated(best, self._decoding, self._marks)
+
+    def best(self, count: int) -> list[list[int]]:
+        """The best texts, end tokens included; fewer, where fewer were found."""
+        texts = [text for _, text in self._finished] or self.texts
+        return [text[1:] for text in texts[:count]]
 
     def _best(self, following: NextTokens) -> list[Candidate]:
         """The likeliest continuations over all rows."""
@@ -189,7 +200,7 @@ def _forced(text: list[int], decoding: Decoding, marks: Marks) -> int | None:
 
 
 def _has_ended(text: list[int], decoding: Decoding, marks: Marks) -> bool:
-    return text[-1] == marks.eos or len(text) - 1 == decoding.max_tokens
+    return text[-1] in marks.ends or len(text) - 1 == decoding.max_tokens
 
 
 def _generated(text: list[int], decoding: Decoding, marks: Marks) -> Generated:
@@ -197,7 +208,7 @@ def _generated(text: list[int], decoding: Decoding, marks: Marks) -> Generated:
     last token was forced."""
     made = text[1:]
     first = len(decoding.prefix)
-    has_end = made[-1:] == [marks.eos]
+    has_end = bool(made) and made[-1] in marks.ends
     is_longest = len(made) == decoding.max_tokens
     is_cut = not has_end or (is_longest and marks.forced_eos is not None)
     return Generated(

@@ -15,7 +15,7 @@ RUNTIMES: dict[str, dict[Kind, str]] = {
     "ctranslate2_seq2seq": {
         "sequences": "app.runtimes.ctranslate2_seq2seq:CTranslate2Seq2Seq",
     },
-    "openvino_llm": {"tokens": "app.runtimes.openvino_llm:OpenVinoLlm"},
+    "openvino_llm": {"tokens": "app.runtimes.openvino_paged:OpenVinoLlm"},
     "torch_reference": {
         "scores": "app.runtimes.torch_encoder:TorchScores",
         "vectors": "app.runtimes.torch_encoder:TorchVectors",

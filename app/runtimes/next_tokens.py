@@ -61,7 +61,10 @@ class NextTokens:
 
 
 def apply_rules(
-    following: NextTokens, texts: Sequence[Sequence[int]], decoding: Decoding, eos: int
+    following: NextTokens,
+    texts: Sequence[Sequence[int]],
+    decoding: Decoding,
+    ends: Sequence[int],
 ) -> None:
     """Repetition penalty, repeated n-grams and least length, in transformers' order.
 
@@ -77,7 +80,7 @@ def apply_rules(
             if banned:
                 following.change(row, banned, -np.inf)
         if len(text) - 1 < decoding.min_tokens:
-            following.change(row, [eos], -np.inf)
+            following.change(row, ends, -np.inf)
 
 
 def sample(logits: Floats, decoding: Decoding, random: np.random.Generator) -> int:

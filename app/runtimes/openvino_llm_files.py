@@ -1,4 +1,4 @@
-"""Opening a decoder's files with OpenVINO GenAI: a GGUF file, or a folder with its IR.
+"""Finding a decoder's files: a folder with its IR, or a GGUF file, which OpenVINO GenAI converts.
 
 What becomes of a GGUF file is kept, because reading the file itself takes twice as long. How much
 memory the key-value cache may take is decided here too.
@@ -7,10 +7,10 @@ memory the key-value cache may take is decided here too.
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import openvino_genai as genai
 import structlog
@@ -19,7 +19,9 @@ from app.core.errors import CannotLoad
 
 log = structlog.get_logger()
 
-CHUNK_TOKENS = 256  # rows of a step: what is written, and as much of the prompts as has room
+Loaded = TypeVar("Loaded")
+
+CHUNK_TOKENS = 256  # of prompts in a step
 LIBRARY_ERRORS = (RuntimeError, IndexError, ValueError)  # what it raises for a broken file
 UNFINISHED = "unfinished-"
 ABANDONED_AFTER_S = 3600
@@ -64,11 +66,11 @@ class Setup:
     @property
     def properties(self) -> dict[str, Any]:
         """Said in full, because a model file may carry properties of its own."""
-        chosen: Mapping[str, Any] = QUANTISED
-        if self.precision is None:
-            chosen = AS_THE_LIBRARY_LIKES
-        elif self.precision == FP32:
-            chosen = PLAIN
+        by_precision: Mapping[str | None, Mapping[str, Any]] = {
+            None: AS_THE_LIBRARY_LIKES,
+            FP32: PLAIN,
+        }
+        chosen = by_precision.get(self.precision, QUANTISED)
         return {"INFERENCE_NUM_THREADS": self.threads, **chosen}
 
 
@@ -99,32 +101,27 @@ def cache_tokens(
     return tokens
 
 
-def open_pipeline(model: Path, prepared: Path | None, setup: Setup) -> Any:
-    """The pipeline over a folder, over `prepared` if it is there, or over a GGUF file.
+def open_decoder(model: Path, prepared: Path | None, load: Callable[[Path], Loaded]) -> Loaded:
+    """What `load` makes of a folder: `model` itself, or what became of a GGUF file.
 
-    A GGUF file fills `prepared` for the next time. Raises CannotLoad.
+    A GGUF file fills `prepared` for the next time; without one it is made for this time alone.
+    Raises CannotLoad.
     """
     if model.is_dir():
         _check_folder(model)
-        return _open(model, setup)
+        return load(model)
     if prepared is not None and prepared.is_dir():
         try:
-            return _pipeline(prepared, setup)
-        except LIBRARY_ERRORS as error:
+            return load(prepared)
+        except CannotLoad as error:
             log.warning("prepared_model_damaged", path=str(prepared), error=str(error))
             shutil.rmtree(prepared, ignore_errors=True)
     if prepared is not None:
         _prepare(model, prepared)
-    return _open(prepared if prepared is not None and prepared.is_dir() else model, setup, model)
-
-
-def _open(source: Path, setup: Setup, named: Path | None = None) -> Any:
-    try:
-        return _pipeline(source, setup)
-    except LIBRARY_ERRORS as error:
-        raise CannotLoad(
-            f"OpenVINO GenAI cannot read {named or source}: {in_one_line(error)}"
-        ) from error
+        if prepared.is_dir():
+            return load(prepared)
+    with tempfile.TemporaryDirectory(prefix=UNFINISHED) as folder:
+        return load(_convert(model, Path(folder)))  # what is mapped stays when the file is gone
 
 
 def in_one_line(error: Exception) -> str:
@@ -142,36 +139,36 @@ def _check_folder(folder: Path) -> None:
         raise CannotLoad(f"{folder} lacks {', '.join(missing)}")
 
 
-def _pipeline(source: Path, setup: Setup, **saving: bool) -> Any:
+def _convert(model: Path, folder: Path) -> Path:
+    """A GGUF file in OpenVINO's form, in a new folder inside of `folder`.
+
+    The library writes beside the file that it reads, hence the link.
+    """
+    draft = folder / "draft"
+    draft.mkdir()
+    link = draft / "model.gguf"
+    link.symlink_to(model)
     scheduler = genai.SchedulerConfig()
-    scheduler.num_kv_blocks = setup.cache_tokens // BLOCK_TOKENS + SPARE_BLOCKS
-    scheduler.max_num_batched_tokens = CHUNK_TOKENS
-    scheduler.dynamic_split_fuse = True
-    properties = {**setup.properties, **saving}
-    return genai.ContinuousBatchingPipeline(str(source), scheduler, "CPU", properties, saving)
+    scheduler.num_kv_blocks = 1
+    saving = {"enable_save_ov_model": True}
+    try:
+        genai.ContinuousBatchingPipeline(str(link), scheduler, "CPU", saving, saving)
+    except LIBRARY_ERRORS as error:
+        raise CannotLoad(f"OpenVINO GenAI cannot read {model}: {in_one_line(error)}") from error
+    link.unlink()
+    missing = [name for name in PREPARED_FILES if not (draft / name).is_file()]
+    if missing:
+        raise CannotLoad(f"OpenVINO GenAI did not write {', '.join(missing)} of {model}")
+    return draft
 
 
 def _prepare(model: Path, prepared: Path) -> None:
-    """Fill the folder in one move; a store that cannot be written costs time, no more.
-
-    The library writes beside the file that it reads, hence the link in a folder of its own.
-    """
+    """Fill the folder in one move; a store that cannot be written costs time, no more."""
     try:
         prepared.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(prepared.parent)
         with tempfile.TemporaryDirectory(dir=prepared.parent, prefix=UNFINISHED) as folder:
-            draft = Path(folder) / "draft"
-            draft.mkdir()
-            link = draft / "model.gguf"
-            link.symlink_to(model)
-            _pipeline(link, Setup(1, UNKNOWN_CACHE), enable_save_ov_model=True)
-            link.unlink()
-            missing = [name for name in PREPARED_FILES if not (draft / name).is_file()]
-            if missing:
-                raise OSError(f"the library did not write {', '.join(missing)}")
-            draft.rename(prepared)
-    except LIBRARY_ERRORS as error:
-        raise CannotLoad(f"OpenVINO GenAI cannot read {model}: {in_one_line(error)}") from error
+            _convert(model, Path(folder)).rename(prepared)
     except OSError as error:
         if not prepared.is_dir():  # another server may have been faster
             log.warning("model_not_prepared", path=str(prepared), error=str(error))

@@ -13,6 +13,7 @@ from app.tasks.chat_files import ChatFiles
 from app.tasks.conversation import Conversations
 from app.tasks.documents import Marks
 from app.tasks.sampling import OWN_NEW_TOKENS, Choice, Defaults, choose, defaults_of
+from app.tasks.steering import steer, told
 
 SEED_BITS = 53  # exact in every JSON reader
 CHAT_NEW_TOKENS = 1024  # who talks expects the whole answer
@@ -91,9 +92,23 @@ class Generate:
         return GenerationPlan(
             text=text,
             prompt=prompt,
-            sampling=Sampling(
+            sampling=self._sampling(prompt, parameters, choice, most, tokenizer),
+            return_full_text=parameters["return_full_text"],
+        )
+
+    def _sampling(
+        self,
+        prompt: TokenIds,
+        parameters: Mapping[str, Any],
+        choice: Choice,
+        most: int,
+        tokenizer: Tokenizer,
+    ) -> Sampling:
+        least = _least_tokens(len(prompt), most, parameters, self._defaults)
+        return steer(
+            Sampling(
                 max_new_tokens=most,
-                min_new_tokens=_least_tokens(len(prompt), most, parameters, self._defaults),
+                min_new_tokens=least,
                 sequences=_sequences(parameters, choice),
                 temperature=choice.temperature,
                 top_p=choice.top_p,
@@ -105,7 +120,8 @@ class Generate:
                 frequency_penalty=parameters["frequency_penalty"],
                 presence_penalty=parameters["presence_penalty"],
             ),
-            return_full_text=parameters["return_full_text"],
+            parameters,
+            tokenizer,
         )
 
     def finish(
@@ -122,6 +138,9 @@ class Generate:
         metadata: dict[str, Any] = {"finish_reason": reasons[0] if single else reasons}
         if plan.sampling.temperature > 0:
             metadata["seed"] = plan.sampling.seed
+        if plan.sampling.logprobs is not None:
+            logprobs = told(generated, decode)
+            metadata["logprobs"] = logprobs[0] if single else logprobs
         return Answer(
             value=texts[0] if single else texts,
             metadata=metadata,

@@ -216,6 +216,36 @@ GENERATE: tuple[Parameter, ...] = (
         max_length=100,
     ),
     Parameter(
+        "min_p",
+        "number",
+        0,
+        "Sample from tokens at least this share as likely as the likeliest.",
+        minimum=0,
+        maximum=1,
+    ),
+    Parameter(
+        "logit_bias",
+        "object",
+        None,
+        "Added to the logits of tokens: numbers from -100 to 100 by token id, at most 1,024.",
+    ),
+    Parameter(
+        "logprobs",
+        "integer",
+        None,
+        "Tell in metadata how likely the model found each token, and this many of the likeliest "
+        "ones; null: do not tell.",
+        minimum=0,
+        maximum=20,
+    ),
+    Parameter(
+        "response_format",
+        "object",
+        None,
+        'What the continuation has to be: {"type": "json_object"}, or {"type": "json_schema", '
+        '"json_schema": {"schema": ...}}; null: any text.',
+    ),
+    Parameter(
         "return_full_text",
         "boolean",
         False,

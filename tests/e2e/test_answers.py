@@ -177,7 +177,7 @@ def test_client_that_leaves_takes_its_work_along(server):
             body = {
                 "model": "generator",
                 "text": "Tell me everything",
-                "parameters": {"max_new_tokens": 1500, "temperature": 1.0, "seed": 3},
+                "parameters": {"max_new_tokens": 1500, "min_new_tokens": 1500, "seed": 3},
             }
             client.post("/infer", json=body, timeout=httpx.Timeout(10, read=0.5))
     assert connected.is_set()

@@ -11,7 +11,7 @@ from app.models.catalog import load_catalog, profile_path
 from app.models.progress import LogProgress
 from app.models.store import ModelStore, fetch_all
 from app.runtimes.base import StreamPlan
-from app.runtimes.openvino_llm import OpenVinoLlm
+from app.runtimes.openvino_paged import OpenVinoLlm
 from app.runtimes.openvino_llm_files import CHUNK_TOKENS
 
 pytestmark = pytest.mark.timeout(180)

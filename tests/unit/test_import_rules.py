@@ -50,7 +50,7 @@ LIVES_ONLY_IN: dict[str, set[str]] = {
     "google": {"api"},  # protobuf
     **dict.fromkeys(
         (
-            "openvino openvino_genai openvino_tokenizers tokenizers sentencepiece torch "
+            "openvino openvino_genai openvino_tokenizers tokenizers sentencepiece llguidance torch "
             "transformers ctranslate2 optimum nncf safetensors"
         ).split(),
         {"runtimes", "preparing"},

@@ -31,7 +31,7 @@ def test_the_best_are_found_in_the_best_blocks_whatever_was_banned(seed, count, 
 
 def banned(text, **rules):
     tokens = following(np.zeros((1, 8)))
-    apply_rules(tokens, [text], Decoding(max_tokens=9, **rules), eos=1)
+    apply_rules(tokens, [text], Decoding(max_tokens=9, **rules), ends=[1])
     return np.flatnonzero(np.isneginf(tokens.logits[0])).tolist()
 
 
@@ -56,7 +56,7 @@ def test_the_end_is_banned_until_the_least_length_start_not_counted():
 
 def test_the_penalty_pushes_what_was_said_down_on_either_side_of_zero():
     tokens = following([[1.0, -1.0, 3.0, 0.5]])
-    apply_rules(tokens, [[0, 1]], Decoding(max_tokens=9, repetition_penalty=2.0), eos=3)
+    apply_rules(tokens, [[0, 1]], Decoding(max_tokens=9, repetition_penalty=2.0), ends=[3])
 
     np.testing.assert_allclose(tokens.logits, [[0.5, -2.0, 3.0, 0.5]])
 
@@ -64,7 +64,7 @@ def test_the_penalty_pushes_what_was_said_down_on_either_side_of_zero():
 def test_with_beams_the_penalty_is_on_the_log_probability():
     tokens = following([[1.0, -1.0, 3.0, 0.5]])
     before = tokens.logits - tokens.log_total[0]
-    apply_rules(tokens, [[0]], Decoding(max_tokens=9, repetition_penalty=2.0, beams=2), eos=3)
+    apply_rules(tokens, [[0]], Decoding(max_tokens=9, repetition_penalty=2.0, beams=2), ends=[3])
 
     after = tokens.logits - tokens.log_total[0]
     np.testing.assert_allclose(after, before * [[2, 1, 1, 1]], rtol=1e-6)

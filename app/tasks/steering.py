@@ -1,0 +1,119 @@
+"""What only a runtime can do that chooses tokens from the logits itself: `min_p`, `logit_bias`,
+`logprobs` and `response_format`. Others refuse them by name."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from app.core.errors import InvalidRequest
+from app.core.inference import Generated, Sampling, SteeredTokenizer, TokenLogprob, Tokenizer
+
+NEUTRAL: Mapping[str, Any] = {
+    "min_p": 0,
+    "logit_bias": None,
+    "logprobs": None,
+    "response_format": None,
+}
+MOST_BIASED = 1024
+MOST_BIAS = 100
+ANY_OBJECT = '{"type": "object"}'
+
+Decode = Callable[[Sequence[int]], str]
+
+
+def steer(sampling: Sampling, parameters: Mapping[str, Any], tokenizer: Tokenizer) -> Sampling:
+    """With what the request wants of the four. Raises InvalidRequest naming the field."""
+    wanted = [name for name in NEUTRAL if parameters.get(name) not in (NEUTRAL[name], {})]
+    if not wanted:
+        return sampling
+    for name in wanted:
+        if not isinstance(tokenizer, SteeredTokenizer):
+            raise InvalidRequest(f"parameters.{name} is not supported by this version's runtime")
+        if sampling.beams > 1:
+            raise InvalidRequest(
+                f"parameters.{name} does not go with parameters.num_beams above 1; "
+                "leave one of them out"
+            )
+    schema = _schema(parameters.get("response_format") or {})
+    if schema is not None:
+        _check_schema(schema, tokenizer)
+    return replace(
+        sampling,
+        min_p=parameters.get("min_p") or 0.0,
+        logit_bias=_biases(parameters.get("logit_bias") or {}, tokenizer),
+        logprobs=parameters.get("logprobs"),
+        json_schema=schema,
+    )
+
+
+def told(generated: Sequence[Generated], decode: Decode) -> list[list[dict[str, Any]]]:
+    """What `metadata.logprobs` says of each text, token by token."""
+    return [
+        [
+            {**_entry(token, said.logprob, decode), "top": _top(said, decode)}
+            for token, said in zip(text.token_ids, text.logprobs, strict=True)
+        ]
+        for text in generated
+    ]
+
+
+def _top(said: TokenLogprob, decode: Decode) -> list[dict[str, Any]]:
+    return [_entry(token, logprob, decode) for token, logprob in said.top]
+
+
+def _entry(token: int, logprob: float, decode: Decode) -> dict[str, Any]:
+    return {"token_id": token, "token": decode([token]), "logprob": logprob}
+
+
+def _schema(wanted: Mapping[str, Any]) -> str | None:
+    """As text; None where anything may be written."""
+    kind = wanted.get("type", "text")
+    if kind == "text":
+        return None
+    if kind == "json_object":
+        return ANY_OBJECT
+    if kind != "json_schema":
+        raise InvalidRequest(
+            "parameters.response_format.type must be one of: text, json_object, json_schema"
+        )
+    named = wanted.get("json_schema")
+    schema = named.get("schema") if isinstance(named, Mapping) else None
+    if not isinstance(schema, Mapping | bool):
+        raise InvalidRequest(
+            "parameters.response_format.json_schema.schema must be an object, the JSON schema"
+        )
+    return json.dumps(schema)
+
+
+def _check_schema(schema: str, tokenizer: Tokenizer) -> None:
+    if isinstance(tokenizer, SteeredTokenizer):
+        try:
+            tokenizer.check_schema(schema)
+        except InvalidRequest as refused:
+            raise InvalidRequest(f"parameters.response_format: {refused}") from refused
+
+
+def _biases(given: Mapping[str, Any], tokenizer: Tokenizer) -> tuple[tuple[int, float], ...]:
+    if len(given) > MOST_BIASED:
+        raise InvalidRequest(
+            f"parameters.logit_bias names {len(given)} tokens, at most {MOST_BIASED} are taken"
+        )
+    vocabulary = getattr(tokenizer, "vocabulary", 0)
+    return tuple(_bias(name, value, vocabulary) for name, value in given.items())
+
+
+def _bias(name: str, value: Any, vocabulary: int) -> tuple[int, float]:
+    digits = name.isascii() and name.isdigit() and len(name) < 10
+    if not digits or int(name) >= vocabulary:
+        raise InvalidRequest(
+            f"parameters.logit_bias names {name[:20]!r}, which is no token id from 0 to "
+            f"{vocabulary - 1}"
+        )
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not -MOST_BIAS <= value <= MOST_BIAS:
+        raise InvalidRequest(
+            f"parameters.logit_bias of token {name} must be a number from -{MOST_BIAS} to "
+            f"{MOST_BIAS}"
+        )
+    return int(name), float(value)
