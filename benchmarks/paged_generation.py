@@ -13,6 +13,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def main() -> None:
     for kind, count in itertools.product(arguments.kinds, STREAMS):
         compare(engines, kind, prompts[:count], arguments.rounds)
     for name, run in engines:
-        turns, seconds = turns_during(lambda run=run: run(prompts[:1], {}, NEW_TOKENS))
+        turns, seconds = turns_during(partial(run, prompts[:1], {}, NEW_TOKENS))
         print(f"{name}: {NEW_TOKENS / seconds:.0f} steps and {turns / seconds:.0f} turns a second")
 
 

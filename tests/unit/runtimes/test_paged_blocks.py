@@ -1,5 +1,7 @@
 """Blocks of the key-value cache are never lost, shared wrongly, or missing in the middle."""
 
+from typing import Any
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -20,7 +22,7 @@ class Texts(RuleBasedStateMachine):
         super().__init__()
         self.pool = BlockPool(BLOCKS, SIZE)
         self.contents: dict[tuple[int, int], int] = {}
-        self.requests: list[dict] = []
+        self.requests: list[dict[str, Any]] = []
         self.token = 0
 
     @rule(prompt=st.integers(1, 14), new=st.integers(1, 14), texts=st.integers(1, 4))
@@ -59,7 +61,7 @@ class Texts(RuleBasedStateMachine):
     def leave_early(self, data: st.DataObject) -> None:
         self.leave(data.draw(st.sampled_from(self.requests)))
 
-    def write(self, request: dict, at: int, tokens: int) -> None:
+    def write(self, request: dict[str, Any], at: int, tokens: int) -> None:
         table = request["tables"][at]
         start = table.tokens
         self.pool.grow(table, tokens)
@@ -68,7 +70,7 @@ class Texts(RuleBasedStateMachine):
             request["tokens"][at].append(self.token)
             self.contents[table.blocks[place // SIZE], place % SIZE] = self.token
 
-    def leave(self, request: dict) -> None:
+    def leave(self, request: dict[str, Any]) -> None:
         for table in request["tables"]:
             self.pool.release(table)
         self.pool.take_back(request["promised"])

@@ -34,7 +34,8 @@ def plain_distribution(logits: np.ndarray, sampling: Sampling) -> np.ndarray:
         chances[dropped[dropped != order[-1]]] = 0
     if sampling.min_p:
         chances[chances < sampling.min_p * chances.max()] = 0
-    return chances / chances.sum()
+    kept: np.ndarray = chances / chances.sum()
+    return kept
 
 
 @settings(deadline=None)
