@@ -98,6 +98,9 @@ class OpenVinoLlm:
     def decode(self, token_ids: Sequence[int]) -> str:
         return self.tokenizer.decode(token_ids)
 
+    def decode_many(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        return self.tokenizer.decode_many(rows)
+
     def add(self, sequence_id: int, prompt: TokenIds, sampling: Sampling) -> None:
         """Let a prompt join at the next step that has room to read it."""
         if not prompt:
