@@ -66,11 +66,11 @@ class Setup:
     @property
     def properties(self) -> dict[str, Any]:
         """Said in full, because a model file may carry properties of its own."""
-        by_precision: Mapping[str | None, Mapping[str, Any]] = {
-            None: AS_THE_LIBRARY_LIKES,
-            FP32: PLAIN,
-        }
-        chosen = by_precision.get(self.precision, QUANTISED)
+        chosen: Mapping[str, Any] = QUANTISED
+        if self.precision is None:
+            chosen = AS_THE_LIBRARY_LIKES
+        elif self.precision == FP32:
+            chosen = PLAIN
         return {"INFERENCE_NUM_THREADS": self.threads, **chosen}
 
 

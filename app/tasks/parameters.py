@@ -239,11 +239,12 @@ GENERATE: tuple[Parameter, ...] = (
         maximum=20,
     ),
     Parameter(
-        "response_format",
-        "object",
+        "json_schema",
+        "string",
         None,
-        'What the continuation has to be: {"type": "json_object"}, or {"type": "json_schema", '
-        '"json_schema": {"schema": ...}}; null: any text.',
+        "Text of the JSON schema that the continuation has to fit, for instance "
+        '{"type": "object"}; null: any text.',
+        max_length=65_536,
     ),
     Parameter(
         "return_full_text",

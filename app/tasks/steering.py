@@ -1,23 +1,21 @@
 """What only a runtime can do that chooses tokens from the logits itself: `min_p`, `logit_bias`,
-`logprobs` and `response_format`. Others refuse them by name."""
+`logprobs` and `json_schema`. Others refuse them by name."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from app.core.errors import InvalidRequest
-from app.core.inference import Generated, Sampling, SteeredTokenizer, TokenLogprob, Tokenizer
+from app.core.inference import Generated, Sampling, SteeredTokenizer, Tokenizer
 
 NEUTRAL: Mapping[str, Any] = {
     "min_p": 0,
     "logit_bias": None,
     "logprobs": None,
-    "response_format": None,
+    "json_schema": None,
 }
 MOST_BIASED = 1024
 MOST_BIAS = 100
-ANY_OBJECT = '{"type": "object"}'
 
 Decode = Callable[[Sequence[int]], str]
 
@@ -35,7 +33,7 @@ def steer(sampling: Sampling, parameters: Mapping[str, Any], tokenizer: Tokenize
                 f"parameters.{name} does not go with parameters.num_beams above 1; "
                 "leave one of them out"
             )
-    schema = _schema(parameters.get("response_format") or {})
+    schema = parameters.get("json_schema")
     if schema is not None:
         _check_schema(schema, tokenizer)
     return replace(
@@ -48,42 +46,22 @@ def steer(sampling: Sampling, parameters: Mapping[str, Any], tokenizer: Tokenize
 
 
 def told(generated: Sequence[Generated], decode: Decode) -> list[list[dict[str, Any]]]:
-    """What `metadata.logprobs` says of each text, token by token."""
-    return [
-        [
-            {**_entry(token, said.logprob, decode), "top": _top(said, decode)}
-            for token, said in zip(text.token_ids, text.logprobs, strict=True)
-        ]
-        for text in generated
+    """What `metadata.logprobs` says of each text, token by token: `token`, `logprob`, and in `top`
+    the likeliest as pairs of both. A token that ended a text and is not part of it is left out."""
+    return [_of_text(text, decode) for text in generated]
+
+
+def _of_text(text: Generated, decode: Decode) -> list[dict[str, Any]]:
+    entries = [
+        {
+            "token": decode([token]),
+            "logprob": said.logprob,
+            "top": [[decode([other]), logprob] for other, logprob in said.top],
+        }
+        for token, said in zip(text.token_ids, text.logprobs, strict=True)
     ]
-
-
-def _top(said: TokenLogprob, decode: Decode) -> list[dict[str, Any]]:
-    return [_entry(token, logprob, decode) for token, logprob in said.top]
-
-
-def _entry(token: int, logprob: float, decode: Decode) -> dict[str, Any]:
-    return {"token_id": token, "token": decode([token]), "logprob": logprob}
-
-
-def _schema(wanted: Mapping[str, Any]) -> str | None:
-    """As text; None where anything may be written."""
-    kind = wanted.get("type", "text")
-    if kind == "text":
-        return None
-    if kind == "json_object":
-        return ANY_OBJECT
-    if kind != "json_schema":
-        raise InvalidRequest(
-            "parameters.response_format.type must be one of: text, json_object, json_schema"
-        )
-    named = wanted.get("json_schema")
-    schema = named.get("schema") if isinstance(named, Mapping) else None
-    if not isinstance(schema, Mapping | bool):
-        raise InvalidRequest(
-            "parameters.response_format.json_schema.schema must be an object, the JSON schema"
-        )
-    return json.dumps(schema)
+    has_end = text.finish_reason == "stop" and bool(entries) and not entries[-1]["token"]
+    return entries[:-1] if has_end else entries
 
 
 def _check_schema(schema: str, tokenizer: Tokenizer) -> None:
@@ -91,7 +69,7 @@ def _check_schema(schema: str, tokenizer: Tokenizer) -> None:
         try:
             tokenizer.check_schema(schema)
         except InvalidRequest as refused:
-            raise InvalidRequest(f"parameters.response_format: {refused}") from refused
+            raise InvalidRequest(f"parameters.json_schema: {refused}") from refused
 
 
 def _biases(given: Mapping[str, Any], tokenizer: Tokenizer) -> tuple[tuple[int, float], ...]:

@@ -42,7 +42,7 @@ def steered(tokenizer: Any = None, *, beams: int = 1, **given: Any) -> Sampling:
         {"min_p": 0.1},
         {"logit_bias": {"3": 1}},
         {"logprobs": 0},
-        {"response_format": {"type": "json_object"}},
+        {"json_schema": "{}"},
     ],
     ids=lambda given: next(iter(given)),
 )
@@ -56,8 +56,7 @@ def test_a_runtime_that_shows_no_logits_refuses_each_by_name_and_so_do_beams(giv
 
 
 def test_neutral_values_ask_for_nothing():
-    assert steered(PlainTokenizer(), min_p=0, logit_bias={}, response_format=None) == Sampling(9)
-    assert steered(response_format={"type": "text"}).json_schema is None
+    assert steered(PlainTokenizer(), min_p=0, logit_bias={}, json_schema=None) == Sampling(9)
 
 
 def test_what_is_wanted_reaches_the_runtime():
@@ -92,41 +91,22 @@ def test_too_many_biases_are_refused():
 
 def test_a_schema_is_checked_before_it_is_let_in():
     tokenizer = Steered()
-    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "string"}}}
 
-    assert steered(tokenizer, response_format=wanted).json_schema == '{"type": "string"}'
-    assert steered(tokenizer, response_format={"type": "json_object"}).json_schema == (
-        '{"type": "object"}'
+    assert steered(tokenizer, json_schema='{"type": "string"}').json_schema == '{"type": "string"}'
+    assert tokenizer.schemas == ['{"type": "string"}']
+    with pytest.raises(InvalidRequest, match="^parameters.json_schema: no such type"):
+        steered(json_schema='{"type": "wat"}')
+
+
+def test_logprobs_are_told_token_by_token_without_the_end():
+    said = (TokenLogprob(-0.5, ((7, -0.5), (2, -1.0))), TokenLogprob(-2.0))
+    decode = {7: "a", 2: "", 8: "b"}.__getitem__
+
+    cut, ended = told(
+        [Generated((7, 8), "length", said), Generated((7, 2), "stop", said)],
+        lambda ids: decode(ids[0]),
     )
-    assert tokenizer.schemas == ['{"type": "string"}', '{"type": "object"}']
 
-
-@pytest.mark.parametrize(
-    "wanted",
-    [
-        {"type": "xml"},
-        {"type": "json_schema"},
-        {"type": "json_schema", "json_schema": {"schema": "x"}},
-        {"type": "json_schema", "json_schema": {"schema": {"type": "wat"}}},
-    ],
-    ids=str,
-)
-def test_a_format_that_is_none_is_refused(wanted):
-    with pytest.raises(InvalidRequest, match="^parameters.response_format"):
-        steered(response_format=wanted)
-
-
-def test_logprobs_are_told_token_by_token():
-    text = Generated((7, 8), "stop", (TokenLogprob(-0.5, ((7, -0.5),)), TokenLogprob(-2.0)))
-
-    assert told([text], lambda ids: f"<{ids[0]}>") == [
-        [
-            {
-                "token_id": 7,
-                "token": "<7>",
-                "logprob": -0.5,
-                "top": [{"token_id": 7, "token": "<7>", "logprob": -0.5}],
-            },
-            {"token_id": 8, "token": "<8>", "logprob": -2.0, "top": []},
-        ]
-    ]
+    first = {"token": "a", "logprob": -0.5, "top": [["a", -0.5], ["", -1.0]]}
+    assert cut == [first, {"token": "b", "logprob": -2.0, "top": []}]
+    assert ended == [first]
