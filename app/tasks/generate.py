@@ -73,7 +73,8 @@ class Generate:
         self._conversations = Conversations(ChatFiles())
 
     def read_model(self, files: Mapping[str, str]) -> None:
-        self._conversations = Conversations.of_model(Path(files["model"]))
+        if "model" in files:  # else whatever generates has no files, and no template
+            self._conversations = Conversations.of_model(Path(files["model"]))
 
     def prepare(
         self, given: str | Mapping[str, Any], parameters: Mapping[str, Any], tokenizer: Tokenizer
