@@ -65,6 +65,7 @@ class Application:
     def refuse_new_work(self) -> None:
         self.services.models.stop()
         self.services.inference.stop()
+        self.fleet.drain()
         if self.grpc is not None:
             self.grpc.begin_stop()
 

@@ -41,6 +41,11 @@ class Fleet:
             for supervisor in self.supervisors:
                 tasks.create_task(supervisor.run())
 
+    def drain(self) -> None:
+        """Before `stop`: what was accepted is still answered, nothing else needs a worker."""
+        for supervisor in self.supervisors:
+            supervisor.drain()
+
     async def stop(self) -> None:
         self.stores.stop()
         async with asyncio.TaskGroup() as tasks:

@@ -97,6 +97,7 @@ class Supervisor:
         self._verdict = Verdict()  # on the latest death
         self._refused: dict[str, str] = {}
         self._stopping = asyncio.Event()
+        self._is_draining = False
 
     @property
     def unanswered(self) -> int:
@@ -183,6 +184,10 @@ class Supervisor:
                 break
         raise CannotLoad("the server is stopping")
 
+    def drain(self) -> None:
+        """Nothing new will come: a worker that ends and owes nothing is not started again."""
+        self._is_draining = True
+
     async def stop(self) -> None:
         """End the worker; what it still owes is lost, so drain first."""
         self._become(ServingState.STOPPING, "the server is stopping")
@@ -247,7 +252,7 @@ class Supervisor:
     async def _keep_alive(self, load: Load) -> None:
         while not self._stopping.is_set():
             handle = await self._serve_once(load)
-            if self._stopping.is_set():
+            if self._stopping.is_set() or (self._is_draining and not self.unanswered):
                 return
             reason = f"the worker {handle.exit_reason}"
             crashes = self._crashes

@@ -80,11 +80,7 @@ def test_stop_ends_when_the_grace_is_over_or_at_the_second_signal(start_server, 
 def test_stop_while_loading_is_quick_and_clean(start_server):
     server = start_server()
 
-    def has_worker() -> bool:
-        """In a session of its own: a moment after its birth it is still in the server's group."""
-        return any(os.getsid(worker.pid) == worker.pid for worker in workers_of(server))
-
-    until(has_worker, "the first worker", READY_S)
+    until(lambda: workers_of(server), "the first worker", READY_S)
     workers = workers_of(server)
     server.tell_all(signal.SIGTERM)
     assert server.wait() == 0

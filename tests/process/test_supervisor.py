@@ -6,6 +6,7 @@ import signal
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from app.core.clock import MonotonicClock
 from app.core.errors import (
@@ -253,6 +254,28 @@ async def test_stop_while_files_are_fetched_starts_nothing(supervised):
     fetched.set()
     await asyncio.wait_for(closing, 10)
     assert watched.states == [ServingState.STOPPING]
+
+
+async def test_worker_that_ends_while_nothing_more_will_come_is_neither_missed_nor_replaced(
+    supervised,
+):
+    watched = await supervised.ready(load("Wellbehaved", supervised.folder))
+    watched.supervisor.drain()
+    with capture_logs() as logged:
+        os.kill(watched.supervisor.status.pid, signal.SIGKILL)
+        await asyncio.wait_for(asyncio.shield(watched.life), LOAD_S)
+    assert logged == []
+    assert watched.states == [ServingState.READY]
+
+
+async def test_drained_worker_is_replaced_for_what_was_accepted(supervised):
+    watched = await supervised.ready(load("Wellbehaved", supervised.folder))
+    os.kill(watched.supervisor.status.pid, signal.SIGSTOP)
+    asked = asyncio.create_task(ask(watched.supervisor, "good"))
+    await eventually(lambda: watched.supervisor.unanswered == 1, "the input")
+    watched.supervisor.drain()
+    await killed(watched, times=2)
+    assert value_of(await asked) == expected("good")
 
 
 async def test_stop_does_not_wait_for_the_pause_between_two_crashes(supervised):

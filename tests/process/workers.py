@@ -190,6 +190,7 @@ class Watched:
     """A supervisor whose changes of state can be waited for."""
 
     supervisor: Supervisor
+    life: asyncio.Task[None]
     states: list[ServingState] = field(default_factory=list)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -218,7 +219,6 @@ class SupervisorBench:
         self.cpu = CpuBudget(2, self.metrics.cpu)
         self.turns = LoadingTurns()
         self.watched: list[Watched] = []
-        self._running: list[asyncio.Task[None]] = []
 
     def run(
         self,
@@ -245,9 +245,8 @@ class SupervisorBench:
             on_change=lambda changed: watched.on_change(changed),
             command=command,
         )
-        watched = Watched(supervisor)
+        watched = Watched(supervisor, asyncio.create_task(supervisor.run()))
         self.watched.append(watched)
-        self._running.append(asyncio.create_task(supervisor.run()))
         return watched
 
     async def ready(self, what: Load, **options: Any) -> Watched:
@@ -260,4 +259,4 @@ class SupervisorBench:
             await watched.supervisor.stop()
             assert watched.supervisor.unanswered == 0, "a caller got no answer"
         async with asyncio.timeout(LOAD_S):
-            await asyncio.gather(*self._running)
+            await asyncio.gather(*(watched.life for watched in self.watched))
