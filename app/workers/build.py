@@ -119,6 +119,7 @@ def _one_shot(
         "max_batch_rows": limits.max_rows,
         "max_padded_tokens": limits.max_padded_tokens,
         "predicted_tokens_per_s": round(calibration.tokens_per_s),
+        "disturbed": calibration.is_disturbed,
     }
     if signature is not None and load.kind == "tensors":
         return work, LoadedFacts(None, shown, refused, signature.describe())

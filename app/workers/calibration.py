@@ -8,7 +8,7 @@ one whose batches take seconds with few, because a start must not take minutes.
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -21,6 +21,7 @@ from app.runtimes.base import OneShotRuntime, StreamPlan
 from app.scheduling.batcher import BatchLimits
 from app.scheduling.calibrate import TEXTS, Choice, Traffic, choose, grid
 from app.scheduling.cost_model import CostModel, Sample
+from app.workers.rivals import Rivals
 
 log = structlog.get_logger()
 
@@ -28,6 +29,8 @@ SECONDS_PER_SHAPE = 0.1
 BATCHES_PER_TRY = 3
 SLOW_BATCH_S = 0.1  # from here on a batch is timed once more, and by itself
 SECONDS_PER_PLAN = 12.0  # once spent, larger shapes are left to the cost model
+SECONDS_TO_TRY = 12.0  # to find a quiet moment, beyond one measurement of each plan
+DISTURBED_FOR_S = 3600.0  # the age at which a result of no quiet moment is measured again
 LEAST_SHAPES = 3  # as many as the cost model has parts
 FIRST_TOKEN_ID = 1000  # an ordinary word in every vocabulary we serve
 
@@ -38,7 +41,8 @@ Build = Callable[[StreamPlan], OneShotRuntime]
 
 
 class Calibration(msgspec.Struct, frozen=True):
-    """What was chosen. tokens_per_s: predicted pace of all streams together."""
+    """What was chosen. tokens_per_s: predicted pace of all streams together. is_disturbed: others
+    used the processors while it was measured."""
 
     streams: _Positive
     threads: _Positive
@@ -47,6 +51,7 @@ class Calibration(msgspec.Struct, frozen=True):
     per_token_ms: _Milliseconds
     per_pair_ms: _Milliseconds
     tokens_per_s: float
+    is_disturbed: bool = False
 
     @property
     def plan(self) -> StreamPlan:
@@ -69,35 +74,66 @@ def load_calibrated(
     measuring: Callable[[], AbstractContextManager[None]],
     traffic: Traffic = TEXTS,
 ) -> tuple[OneShotRuntime, Calibration]:
-    """The runtime in the plan that suits the machine; measures only when `path` has no result."""
+    """The runtime in the plan that suits the machine; measures only when `path` has no result, or
+    one that others disturbed when it was measured, some time ago."""
     known = _read(path)
-    if known is not None:
+    if known is not None and not (known.is_disturbed and _age_s(path) > DISTURBED_FOR_S):
         return build(known.plan), known
+    until = time.perf_counter() + SECONDS_TO_TRY
     runtime: OneShotRuntime | None = None
-    best: Calibration | None = None
-    best_worth = 0.0
-    for plan in candidate_plans(cpu_threads, traffic.max_streams):
-        runtime = None  # the weights of one at a time
-        runtime = build(plan)
-        with measuring():
-            found = measure(runtime, max_rows, traffic)
-        log.info(
-            "calibrated",
-            streams=found.streams,
-            threads=found.threads,
-            max_padded_tokens=found.max_padded_tokens,
-            tokens_per_s=round(found.tokens_per_s),
-        )
-        worth = traffic.worth(found.cost, found.tokens_per_s, runtime.tokenizer.max_tokens)
-        if best is None or worth > traffic.least_gain_of_fewer * best_worth:
-            best, best_worth = found, worth
-    if runtime is None or best is None:
+    found: dict[StreamPlan, Calibration] = {}
+    plans = candidate_plans(cpu_threads, traffic.max_streams)
+    left = plans
+    while left and (len(found) < len(plans) or time.perf_counter() < until):
+        plan, *left = left
+        if runtime is None or runtime.plan != plan:
+            runtime = None  # the weights of one at a time
+            runtime = build(plan)
+        rivals = Rivals(cpu_threads)
+        with measuring(), rivals.watched():
+            measured = measure(runtime, max_rows, traffic)
+        if rivals.have_disturbed:
+            measured = msgspec.structs.replace(measured, is_disturbed=True)
+            left = [*left, plan]
+        _tell(measured)
+        found[plan] = max(found.get(plan, measured), measured, key=_trust)
+    if runtime is None:
         raise ValueError("no way of cutting up the CPU to choose from")
+    best = _best([found[plan] for plan in plans], traffic, runtime.tokenizer.max_tokens)
     _write(path, best)
     if runtime.plan != best.plan:
         runtime = None
         runtime = build(best.plan)
     return runtime, best
+
+
+def _trust(calibration: Calibration) -> tuple[bool, float]:
+    """What nobody disturbed counts for more, else what was faster: others only ever slow down."""
+    return not calibration.is_disturbed, calibration.tokens_per_s
+
+
+def _best(candidates: Sequence[Calibration], traffic: Traffic, max_tokens: int) -> Calibration:
+    """Candidates come in the order of `candidate_plans`; the first of them is the usual one."""
+    best, *others = candidates
+    for candidate in others:
+        worth, bar = (
+            traffic.worth(one.cost, one.tokens_per_s, max_tokens) for one in (candidate, best)
+        )
+        if worth > traffic.least_gain_of_fewer * bar:
+            best = candidate
+    disturbed = any(candidate.is_disturbed for candidate in candidates)
+    return msgspec.structs.replace(best, is_disturbed=disturbed)
+
+
+def _tell(found: Calibration) -> None:
+    log.info(
+        "calibrated",
+        streams=found.streams,
+        threads=found.threads,
+        max_padded_tokens=found.max_padded_tokens,
+        tokens_per_s=round(found.tokens_per_s),
+        disturbed=found.is_disturbed,
+    )
 
 
 def uncalibrated(build: Build, cpu_threads: int) -> tuple[OneShotRuntime, Calibration]:
@@ -167,6 +203,13 @@ def _time_shape(
     while best_ms == math.inf or time.perf_counter() < until:
         best_ms = min(best_ms, slowest(BATCHES_PER_TRY))
     return best_ms
+
+
+def _age_s(path: Path) -> float:
+    try:
+        return time.time() - path.stat().st_mtime
+    except OSError:
+        return math.inf
 
 
 def _read(path: Path) -> Calibration | None:

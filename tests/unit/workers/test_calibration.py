@@ -1,5 +1,6 @@
 """Measuring a runtime and remembering the result. What is chosen: scheduling/test_calibrate.py."""
 
+import os
 import weakref
 from contextlib import contextmanager, nullcontext
 
@@ -18,10 +19,27 @@ from app.workers.calibration import (
 from tests.fakes import SumsTokens
 
 
+class Neighbours:
+    """In place of `Rivals`: whether each measurement is disturbed is said beforehand."""
+
+    def __init__(self) -> None:
+        self.disturb: list[bool] = []
+
+    def __call__(self, threads: int) -> "Neighbours":
+        self.have_disturbed = self.disturb.pop(0) if self.disturb else False
+        return self
+
+    def watched(self):
+        return nullcontext()
+
+
 @pytest.fixture(autouse=True)
-def no_time_to_lose(monkeypatch):
+def neighbours(monkeypatch):
     """One try per shape; the fakes answer at once."""
     monkeypatch.setattr(calibration, "SECONDS_PER_SHAPE", 0.0)
+    quiet = Neighbours()
+    monkeypatch.setattr(calibration, "Rivals", quiet)
+    return quiet
 
 
 KEPT = Calibration(2, 1, 512, 1.5, 0.05, 0.0001, 9000.0)
@@ -116,6 +134,54 @@ def test_where_batches_are_large_streams_must_pay_for_their_memory(
     monkeypatch.setattr(calibration, "measure", measured)
     _, found = load_calibrated(Workshop().build, tmp_path / "key.json", 2, 8, nullcontext, traffic)
     assert found.streams == winner
+
+
+def paces(monkeypatch, *figures: float) -> None:
+    """Figures of the measurements to come, in their order."""
+    left = list(figures)
+
+    def measured(runtime, max_rows, traffic):
+        plan = runtime.plan
+        return Calibration(plan.streams, plan.threads, 512, 1.5, 0.05, 0.0001, left.pop(0))
+
+    monkeypatch.setattr(calibration, "measure", measured)
+
+
+def test_plan_that_others_disturbed_is_measured_again(tmp_path, monkeypatch, neighbours):
+    paces(monkeypatch, 100.0, 500.0, 900.0)
+    neighbours.disturb = [True, False, False]
+    _, found = Workshop().load(tmp_path / "key.json")
+    assert (found.streams, found.tokens_per_s, found.is_disturbed) == (2, 900.0, False)
+
+
+def test_figures_of_a_quiet_moment_count_for_more_than_better_ones(
+    tmp_path, monkeypatch, neighbours
+):
+    paces(monkeypatch, 900.0, 100.0, 500.0)
+    neighbours.disturb = [True, False, False]
+    _, found = Workshop().load(tmp_path / "key.json")
+    assert found.tokens_per_s == 500.0
+
+
+def test_machine_that_is_never_quiet_is_measured_for_a_while_and_anew_after_an_hour(
+    tmp_path, monkeypatch, neighbours
+):
+    path = tmp_path / "key.json"
+    monkeypatch.setattr(calibration, "SECONDS_TO_TRY", 0.0)
+    neighbours.disturb = [True] * 4
+    first = Workshop()
+    assert first.load(path)[1].is_disturbed
+    assert first.measured == 2
+
+    soon = Workshop()
+    assert soon.load(path)[1].is_disturbed
+    assert soon.measured == 0
+
+    os.utime(path, (0, 0))
+    neighbours.disturb = []
+    later = Workshop()
+    assert not later.load(path)[1].is_disturbed
+    assert later.measured == 2
 
 
 def test_a_later_load_measures_nothing_and_builds_the_kept_plan(tmp_path):
