@@ -1,22 +1,23 @@
 """Offer several times what the server can do: does it still do its best, and refuse quickly?
 
     python -m benchmarks.overload [--seconds 10] [--factors 3 10 10] [--deadline-ms 1000]
-                                  [--callers 64]
+                                  [--callers 64] [--share-cpus]
 
 Capacity first: a closed loop of 64 callers asks `sentiment` for single texts of lognormal length.
 Then requests arrive at random (Poisson) at a multiple of that, whether or not earlier ones were
-answered: 95 % of them `normal`, of 64 callers, the rest `interactive`, of one more. Goodput
-counts answers within the deadline, as the caller's clock saw it. Refusals are 429 and 503, timed
-from the moment at which the request was due to be sent, so that a generator that falls behind
-makes them look slower, not faster. Prints a JSON report and a verdict per bar; exits 1 when one is
-missed.
+answered: `normal` ones of 64 callers, and beside them a steady stream of `interactive` ones of one
+more caller, a tenth of the capacity. Goodput counts answers within the deadline, as the caller's
+clock saw it. Refusals are 429 and 503, timed from the moment at which the request was due to be
+sent, so that a generator that falls behind makes them look slower, not faster. Prints a JSON
+report and a verdict per bar; exits 1 when one is missed.
 
 Before each phase the interactive stream runs alone, at the same rate: that is its unloaded value.
 It comes from a process of its own, so that it does not wait for the other generator. What was not
 answered in time counts as if it had taken the deadline.
 
-The generators share the machine with the server: `generator_lag_ms` says how late they were
-themselves, and `cpus` how many CPUs each part kept busy.
+Clients have machines of their own; here the generators have one CPU, and the server the others,
+from the measurement of its capacity on. With `--share-cpus`, or a single CPU, all share all.
+`generator_lag_ms` says how late the generators were, `cpus` how many CPUs each part kept busy.
 """
 
 import argparse
@@ -44,7 +45,7 @@ from tests.e2e.serving import ServerProcess
 CALLERS = 64
 MOST_CONNECTIONS = 800  # with those of the interactive stream below the server's own cap
 INTERACTIVE_CONNECTIONS = 100
-INTERACTIVE_SHARE = 0.05
+INTERACTIVE_SHARE = 0.1  # of the capacity
 TEXTS = 4096  # so many that hardly any two of a caller are equal and computed once
 TICK_S = 0.001
 HEARTBEAT_S = 1.5
@@ -263,6 +264,7 @@ async def measure(
     peak = await load.closed(CALLERS, arguments.seconds)
     report: dict[str, Any] = {
         "deadline_ms": arguments.deadline_ms,
+        "server_cpus": sorted(psutil.Process(server.process.pid).cpu_affinity()),
         "peak_per_s": round(peak, 1),
         "memory_mb": [Usage(server).megabytes()],
         "phases": [],
@@ -276,12 +278,11 @@ async def measure(
 
     await loop.run_in_executor(apart, os.getpid)  # it has started
     for factor in arguments.factors:
-        rate = factor * peak
-        alone = await interactive(INTERACTIVE_SHARE * rate)
-        beside = interactive(INTERACTIVE_SHARE * rate)
+        alone = await interactive(INTERACTIVE_SHARE * peak)
+        beside = interactive(INTERACTIVE_SHARE * peak)
         await asyncio.sleep(BEGINS_IN_S)
         usage = Usage(server)
-        bulk = await load.opened((1 - INTERACTIVE_SHARE) * rate, arguments.seconds)
+        bulk = await load.opened((factor - INTERACTIVE_SHARE) * peak, arguments.seconds)
         phase = _phase(factor, peak, (bulk, await beside), usage, arguments.seconds)
         phase["interactive"] = _interactive(alone, await beside, deadline_s)
         report["phases"].append(phase)
@@ -360,13 +361,20 @@ def main() -> int:
     parser.add_argument("--factors", type=float, nargs="+", default=[3, 10, 10])
     parser.add_argument("--callers", type=int, default=CALLERS, help="names among the normal ones")
     parser.add_argument("--deadline-ms", type=float, default=1000)
+    parser.add_argument("--share-cpus", action="store_true", help="with the generators")
     arguments = parser.parse_args()
     warn_when_busy()
     spawn = multiprocessing.get_context("spawn")
+    *servers, ours = sorted(os.sched_getaffinity(0))
+    is_apart = servers and not arguments.share_cpus
+    if is_apart:
+        os.sched_setaffinity(0, servers)  # whoever is started now inherits it
     with (
-        ProcessPoolExecutor(1, spawn) as apart,
         running_server(HEADER_TIMEOUT_S=600, KEEP_ALIVE_S=600) as server,  # idle ones stay
+        ProcessPoolExecutor(1, spawn) as apart,
     ):
+        if is_apart:
+            os.sched_setaffinity(0, {ours})
         report = uvloop.run(measure(server, arguments, apart))
     print(json.dumps(report, indent=2))
     return judge(report).exit_status()

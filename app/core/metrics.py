@@ -69,6 +69,7 @@ class Metrics:
         self._declare_reuse_series()
         self._connections = self._gauge("inference_connections", "Connections being served.")
         self._versions: dict[Version, str] = {}
+        self._rejected: dict[str, Counter] = {}
 
     def _declare_worker_series(self) -> None:
         worker = "worker"
@@ -150,7 +151,10 @@ class Metrics:
 
     def observe_rejected(self, code: str) -> None:
         """A request was refused before it reached a version."""
-        self._requests.labels(*NO_VERSION, code).inc()
+        series = self._rejected.get(code)
+        if series is None:
+            series = self._rejected[code] = self._requests.labels(*NO_VERSION, code)
+        series.inc()
 
     def shared(self, model: str, version: str) -> None:
         """An input waits for an equal one."""

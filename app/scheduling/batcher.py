@@ -7,12 +7,15 @@ rules (docs/scheduling.md):
    for company pays, and then never longer than `max_hold_s` after the first of the batch came.
    Nothing is held while another stream idles: company would run there.
 2. A batch has at most `max_rows` rows and `max_padded_tokens` padded tokens (rows x longest);
-   a single row always fits. It holds the row whose turn it is, the head (fair_order.py). Of such
-   batches the one with most real tokens per predicted millisecond is taken, so rows of like length
-   meet. Only rows of the head's group come into question. Where one caller has much waiting beside
-   others, few rows are looked at: his, of which there is every length, would push theirs out.
+   a single row always fits. It holds the row whose turn it is, the head (fair_order.py); rule 3 has
+   the exception. Of such batches the one with most real tokens per predicted millisecond is taken,
+   so rows of like length meet. Only rows of the head's group come into question. Where one caller
+   has much waiting beside others, few rows are looked at: his, of which there is every length,
+   would push theirs out.
 3. No row that could be in time alone joins a batch that is predicted to end after its deadline. A
-   row that will miss its deadline unless it is in this batch is put in before others.
+   row that could miss its deadline if it is not in this batch, the next being as long as may be, is
+   put in before others. Where no batch within the bounds holds such rows and the head, and the
+   head has time, it lets them go first, once.
 4. Rows of a worse class than the head's fill up what it and its like chose, and may make that
    longer by no more than `FILL_STRETCH`.
 5. When several streams are idle, the waiting rows are spread over them.
@@ -33,7 +36,7 @@ FILL_STRETCH = 1.25
 NARROW_BATCHES = 2
 FILL_WINDOW = 16  # rows of worse classes that are looked at
 _tokens_of = attrgetter("tokens")
-URGENT_BATCHES = 3  # so many times as long as the batch takes, deadlines are looked for ahead
+URGENT_BATCHES = 3  # so many times as long as two batches take, deadlines are looked for ahead
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,7 @@ class Batcher:
         self.cost = cost
         self._gap_s = float("inf")  # smoothed time between arrivals
         self._last_arrival: float | None = None
+        self._let_pass: tuple[int, int] | None = None  # the head, when the latest batch lacks it
         self.ms_per_token: float | None = None  # of real tokens, in the latest batches
 
     def note_arrivals(self, count: int, now: float) -> None:
@@ -100,6 +104,7 @@ class Batcher:
         company = queue.company(head, considered)
         batch = self._best_run(company, max_rows, now)
         batch = self._with_urgent(batch, company, queue, max_rows, now)
+        self._let_pass = None if head in batch else head.key
         if len(batch) < max_rows:
             most_ms = FILL_STRETCH * self._ms(batch)
             batch = self._filled(batch, queue.worse(head, FILL_WINDOW), max_rows, now, most_ms)
@@ -169,8 +174,8 @@ class Batcher:
     def _with_urgent(
         self, batch: list[Row], company: Sequence[Row], queue: RowQueue, max_rows: int, now: float
     ) -> list[Row]:
-        """The batch, or one with rows in it that would come too late in the next."""
-        head, ms = company[0], self._ms(batch)
+        """The batch, or one with rows in it that could come too late in the next."""
+        head, ms = company[0], self._ms(batch) + self._longest_ms
         within_s = URGENT_BATCHES * ms / 1000
         urgent = [
             row for row in queue.urgent(now + within_s, head) if self._is_urgent(row, ms, now)
@@ -178,15 +183,20 @@ class Batcher:
         if not urgent:
             return batch
         core = self._best_run([head, *urgent], max_rows, now, as_many=True)
+        if len(core) == 1 and head.key != self._let_pass:
+            without = self._best_run([*urgent, head], max_rows, now, as_many=True)
+            if _slack_ms(head, now) >= self._ms(without) + self._alone_ms(head):
+                core = without
         kept = {row.key for row in core}
         if kept <= {row.key for row in batch}:
             return batch
         rest = [row for row in (*batch, *company) if row.key not in kept]
         return self._filled(core, rest, max_rows, now, inf)
 
-    def _is_urgent(self, row: Row, batch_ms: float, now: float) -> bool:
+    def _is_urgent(self, row: Row, ms: float, now: float) -> bool:
+        """Whether it can still be in time now, and could not after so many milliseconds."""
         alone_ms = self._alone_ms(row)
-        return alone_ms <= _slack_ms(row, now) < batch_ms + alone_ms
+        return alone_ms <= _slack_ms(row, now) < ms + alone_ms
 
     def _filled(
         self, batch: list[Row], more: Sequence[Row], max_rows: int, now: float, most_ms: float
@@ -218,6 +228,12 @@ class Batcher:
 
     def _ms(self, batch: Sequence[Row]) -> float:
         return self.cost.predict_ms(len(batch), max(1, max(row.tokens for row in batch)))
+
+    @property
+    def _longest_ms(self) -> float:
+        """Of a full batch."""
+        rows = self.limits.max_rows
+        return self.cost.predict_ms(rows, max(1, self.limits.max_padded_tokens // rows))
 
     def _alone_ms(self, row: Row) -> float:
         return self.cost.predict_ms(1, max(1, row.tokens))

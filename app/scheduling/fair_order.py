@@ -8,7 +8,9 @@ what a turn is used for. The rules (docs/scheduling.md):
    comes whenever the share has grown to its next member's tokens.
 2. Inside a class callers share tokens, not requests: start-time fair queueing. A caller's next
    member has a tag, the tokens he has been served, and the lowest tag goes first. Who comes anew
-   starts at virtual time, the tag of whoever is being served, so he owes and is owed nothing.
+   starts at virtual time, the tag of whoever is being served, so he owes and is owed nothing; nor
+   does who had nothing waiting and was served no more than `FORGIVEN` tokens ahead of it. Who asks
+   for one text at a time is so not made to wait for having sent a long one.
    Virtual time also moves by half of everybody's share of what is served: else an endless row of
    new callers, all of whom start at the same time, would keep an old one waiting for ever.
 3. A caller's own members go in order of arrival.
@@ -27,6 +29,7 @@ from app.core.types import Priority
 
 AGE_S = {Priority.NORMAL: 1.0, Priority.BATCH: 5.0}
 AGED_SHARE = 0.1
+FORGIVEN = 512.0  # tokens
 MOST_CREDIT = 512.0  # tokens; an idle hour of a share is no right to a burst
 WALK_TOKENS = 256  # so many of one caller in a row, when looking at who comes next
 UNEVEN = 4  # members per caller; more means that somebody has sent much at once
@@ -82,7 +85,8 @@ class _Class(Generic[M]):
         self.members[member.key] = member
         flow = self._flows.get(member.caller)
         if flow is None:
-            tag = max(self._now, self._served_ahead.pop(member.caller, 0.0))
+            ahead = self._served_ahead.pop(member.caller, 0.0) - FORGIVEN
+            tag = max(self._now, ahead)
             flow = self._flows[member.caller] = _Flow(member.caller, tag)
             heappush(self._heap, (tag, next(self._serial), flow))
         flow.members[member.key] = member
@@ -159,11 +163,13 @@ class _Class(Generic[M]):
             self._served_ahead.clear()
             self._now = 0.0
             return
-        if flow.tag > self._now:
+        if flow.tag > self._now + FORGIVEN:
             self._served_ahead[flow.caller] = flow.tag
         if len(self._served_ahead) > self._prune_at:
             ahead = self._served_ahead.items()
-            self._served_ahead = {caller: tag for caller, tag in ahead if tag > self._now}
+            self._served_ahead = {
+                caller: tag for caller, tag in ahead if tag > self._now + FORGIVEN
+            }
             self._prune_at = 2 * len(self._served_ahead) + _SLACK
         if len(self._heap) - len(self._flows) > _SLACK + len(self._flows) // _SLACK:
             # Walks would pass through all of them again and again.

@@ -52,7 +52,7 @@ class Desk:
         """
         packed = None if inputs is None else pack_inputs(inputs)
         work = float(len(text) or 1)
-        predicted_ms = self._admission.acquire(asker, work, timeout_ms)
+        is_near = self._admission.acquire(asker, work, timeout_ms)
         loop = asyncio.get_running_loop()
         outcome: asyncio.Future[Outcome] = loop.create_future()
         now, item_id = self._clock.now(), next(self._ids)
@@ -75,8 +75,8 @@ class Desk:
             timer.cancel()
             ended = self._clock.now()
             self._admission.release(ended, asker, work)
-            if _tells_time(result):
-                self._admission.note_time(predicted_ms, 1000 * (ended - now))
+            if is_near and (late := _is_late(result)) is not None:
+                self._admission.note_end(ended, is_late=late, priority=asker.priority)
             if not outcome.done():  # else its caller left
                 outcome.set_result(result)
 
@@ -87,6 +87,8 @@ class Desk:
         return outcome
 
 
-def _tells_time(outcome: Outcome) -> bool:
-    """Whether the input ended when it was its turn, or might have been if there were time."""
-    return isinstance(outcome, Done) or isinstance(outcome.error, DeadlineExceeded)
+def _is_late(outcome: Outcome) -> bool | None:
+    """None: it ended for other reasons than its turn or its deadline."""
+    if isinstance(outcome, Done):
+        return False
+    return True if isinstance(outcome.error, DeadlineExceeded) else None

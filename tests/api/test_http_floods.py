@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from app.api.shedding import Shedding
 from tests.api.serving import FakeServices, HangsInInfer, Running, serving
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -242,6 +243,35 @@ async def test_a_request_that_is_shed_is_refused_unread_and_its_connection_goes_
         assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 200 ")
         assert len(running.services.inference.requests) == 1
         assert running.services.metrics.rejected == ["overloaded"] * 2
+
+
+async def test_a_refusal_that_is_held_back_still_comes_before_the_next_answer(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    async with serving() as running, running.connection() as (reader, writer):
+        monkeypatch.setattr(running.server.config.shedding, "sheds", lambda who: True)
+        monkeypatch.setattr(Shedding, "hold_s", 60.0)
+        writer.write(post(b'{"text": "a"}') + GET)
+        statuses = []
+        for _ in range(2):
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+            await reader.readexactly(length)
+            statuses.append(head[9:12])
+        assert statuses == [b"429", b"200"]
+
+
+async def test_a_refusal_that_is_held_back_leaves_when_the_server_stops(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    async with serving() as running, running.connection() as (reader, writer):
+        monkeypatch.setattr(running.server.config.shedding, "sheds", lambda who: True)
+        monkeypatch.setattr(Shedding, "hold_s", 60.0)
+        writer.write(post(b'{"text": "a"}'))
+        while not running.services.metrics.rejected:
+            await asyncio.sleep(0)
+        running.server.should_exit = True
+        assert (await reader.read()).startswith(b"HTTP/1.1 429 ")
 
 
 async def test_a_large_body_is_not_read_for_a_refusal(monkeypatch: pytest.MonkeyPatch):

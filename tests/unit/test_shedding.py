@@ -1,5 +1,9 @@
 """When the server's process is short of time, and whose requests are refused unread then."""
 
+import random
+
+import pytest
+
 from app.api.shedding import (
     BUSY_CORES,
     LOOK_S,
@@ -9,6 +13,7 @@ from app.api.shedding import (
     TICK_S,
     Pressure,
     Shares,
+    Who,
 )
 from app.core.types import Priority
 
@@ -54,11 +59,14 @@ def test_what_is_reached_in_a_long_turn_of_the_loop_is_late_by_that():
     assert pressure.lateness(TICK_S + 0.3) == 0.3
 
 
-def test_a_process_that_uses_half_a_core_is_busy():
-    pressure = Pressure(0.0, 0.0)
-    pressure.tick(LOOK_S, 1.1 * BUSY_CORES * LOOK_S)
+@pytest.mark.parametrize("cores", [0.15, 0.3, BUSY_CORES])
+def test_a_process_that_uses_its_share_of_the_cores_is_busy(cores):
+    pressure = Pressure(0.0, 0.0, cores)
+    pressure.tick(LOOK_S, 0.9 * cores * LOOK_S)
+    assert not pressure.is_busy
+    pressure.tick(2 * LOOK_S, 2.0 * cores * LOOK_S)
     assert pressure.is_busy
-    pressure.tick(2 * LOOK_S, 1.1 * BUSY_CORES * LOOK_S)
+    pressure.tick(3 * LOOK_S, 2.0 * cores * LOOK_S)
     assert not pressure.is_busy
 
 
@@ -66,25 +74,73 @@ def test_who_is_answered_is_not_refused():
     shares = Shares()
     for _ in range(1000):
         assert shares.ask(ANN) == 0.0
-        shares.take(ANN)
+        shares.read(ANN)
+
+
+class Application:
+    """Takes at most so many of a caller's requests in each half second, and refuses the others."""
+
+    def __init__(self, shares: Shares, who: Who, takes: int) -> None:
+        self._shares, self._who = shares, who
+        self._draw = random.Random(1).random
+        self.takes = takes
+        self.read = self.taken = 0
+
+    def half_second(self, asked: int) -> None:
+        self.read = self.taken = 0
+        for _ in range(asked):
+            if self._draw() < self._shares.ask(self._who):
+                continue
+            self._shares.read(self._who)
+            self.read += 1
+            if self.taken < self.takes:
+                self.taken += 1
+            else:
+                self._shares.refuse(self._who)
+        self._shares.fade()
 
 
 def test_who_is_refused_anyway_is_asked_to_stay_away_in_proportion():
     shares = Shares()
-    for number in range(1000):
-        shares.ask(ANN)
-        if number % 10 == 0:
-            shares.take(ANN)
+    application = Application(shares, ANN, takes=100)
+    for _ in range(20):
+        application.half_second(asked=1000)
 
-    assert 0.84 < shares.ask(ANN) < 0.86  # one and a half times what is taken may try
+    assert application.taken == 100
+    assert 110 < application.read < 140
     assert shares.ask(BOB) == 0.0
     assert shares.ask((b"ann", Priority.INTERACTIVE)) == 0.0
+
+
+def test_room_is_found_again_soon_by_those_who_insist():
+    shares = Shares()
+    application = Application(shares, ANN, takes=20)
+    for _ in range(20):
+        application.half_second(asked=1000)
+    application.takes = 1000
+    for _ in range(8):  # four seconds
+        application.half_second(asked=1000)
+
+    assert application.taken > 700
+
+
+def test_who_is_never_taken_still_tries():
+    shares = Shares()
+    application = Application(shares, ANN, takes=0)
+    tried = 0
+    for _ in range(20):
+        application.half_second(asked=100)
+        tried += application.read
+
+    assert 10 <= tried < 200
 
 
 def test_the_past_fades_and_callers_who_are_gone_are_forgotten():
     shares = Shares()
     for _ in range(8):
         shares.ask(ANN)
+        shares.read(ANN)
+        shares.refuse(ANN)
     assert shares.ask(ANN) > 0.8
     for _ in range(5):
         shares.fade()

@@ -1,12 +1,13 @@
 """The bound in front of every queue."""
 
-import random
+from collections import deque
+from contextlib import suppress
 
 import pytest
 
 from app.core.errors import Overloaded
 from app.core.types import Asker, Priority
-from app.scheduling.admission import MAX_RETRY_AFTER_S, Admission
+from app.scheduling.admission import LEAST_SLACK, MAX_RETRY_AFTER_S, Admission
 
 
 def filled(limit: int) -> Admission:
@@ -86,11 +87,11 @@ def test_what_would_come_too_late_is_refused_with_the_time_when_it_would_not():
     admission = busy((ANN, 999))
 
     with pytest.raises(
-        Overloaded, match=r"in about 10\.0 s, after the deadline in 4\.0 s"
+        Overloaded, match=r"in about 12\.0 s, after the deadline in 4\.0 s"
     ) as refused:
         admission.acquire(ANN, 1, timeout_ms=4000)
-    assert refused.value.retry_after_s == pytest.approx(6.0)
-    assert takes(admission, ANN, timeout_ms=10_600)
+    assert refused.value.retry_after_s == pytest.approx(8.0)
+    assert takes(admission, ANN, timeout_ms=12_700)
 
 
 def test_nothing_is_refused_by_a_prediction_while_idle_or_before_one_was_made():
@@ -107,8 +108,8 @@ def test_nothing_is_refused_by_a_prediction_while_idle_or_before_one_was_made():
 
 
 def test_the_backlog_of_one_caller_does_not_refuse_another():
-    assert takes(busy((ANN, 1000)), BOB, timeout_ms=25)
-    assert not takes(busy((ANN, 1000), (BOB, 10)), BOB, timeout_ms=25)
+    assert takes(busy((ANN, 1000)), BOB, timeout_ms=30)
+    assert not takes(busy((ANN, 1000), (BOB, 10)), BOB, timeout_ms=30)
 
 
 def test_a_worse_class_does_not_count_and_a_better_one_does():
@@ -125,7 +126,7 @@ def test_what_was_answered_since_the_report_no_longer_counts():
     admission = busy((ANN, 500), (ANN, 500))
     assert not takes(admission, ANN, timeout_ms=6000)
     admission.release(1.0, ANN, 500)
-    assert takes(admission, ANN, timeout_ms=6000)
+    assert takes(admission, ANN, timeout_ms=7000)
 
 
 def test_a_quiet_night_does_not_count_as_slow_work():
@@ -157,31 +158,59 @@ def test_interactive_work_finds_room_in_a_queue_that_others_filled():
             admission.acquire(Asker("ann", priority))
 
 
-def test_time_for_the_way_of_the_answer_is_kept():
-    assert takes(busy((ANN, 93)), ANN, timeout_ms=1000)
-    assert not takes(busy((ANN, 95)), ANN, timeout_ms=1000)
+def test_time_for_the_way_of_the_answer_and_some_slack_are_kept():
+    assert takes(busy((ANN, 78)), ANN, timeout_ms=1000)
+    assert not takes(busy((ANN, 79)), ANN, timeout_ms=1000)
 
 
-@pytest.mark.parametrize("truth", [0.5, 1.0, 1.3])
-def test_predictions_are_corrected_until_nearly_all_stay_within_them(truth: float):
-    """The worker's view leaves out that others use the processor, too."""
-    admission, source = busy((ANN, 150)), random.Random(1)
-    late = 0
-    for count in range(4000):
-        predicted_ms = admission.acquire(ANN, 1, timeout_ms=3000)
-        allowed_ms = 1.0 * admission.slack * predicted_ms
-        took_ms = truth * predicted_ms * source.lognormvariate(0, 0.1)
-        late += count >= 2000 and took_ms > allowed_ms
-        admission.note_time(predicted_ms, took_ms)
-        admission.release(0.0, ANN, 1)
+@pytest.mark.parametrize("pace", [1.0, 1.5, 2.5])
+def test_overload_keeps_the_queue_filled_and_within_its_deadlines(pace: float):
+    """A factor that each late input moved once went from 1 to its bound within a second, and the
+    queue ran dry while it came back: what is taken now is known to be late a second later."""
+    admission, deadline_ms, cost_ms = Admission(10_000, "encoder"), 1000.0, 3.0
+    queue: deque[tuple[float, bool]] = deque()  # when it came, whether its end was near
+    good = late = idle = 0
+    for tick in range(30_000):
+        now_ms = tick * cost_ms
+        for _ in range(3):  # three times what could be answered at the pace that is reported
+            with suppress(Overloaded):
+                queue.append((now_ms, admission.acquire(ANN, 1.0, deadline_ms)))
+        admission.note_backlog(len(queue) * cost_ms)
+        while queue and now_ms - queue[0][0] >= deadline_ms:
+            _, is_near = queue.popleft()
+            if is_near:
+                admission.note_end(now_ms / 1000, is_late=True)
+            admission.release(now_ms / 1000, ANN)
+            late += 1
+        if tick % pace >= 1:
+            continue  # others use the processor
+        if queue:
+            _, is_near = queue.popleft()
+            if is_near:
+                admission.note_end(now_ms / 1000, is_late=False)
+            admission.release(now_ms / 1000, ANN)
+            good += 1
+        else:
+            idle += 1
 
-    assert late / 2000 == pytest.approx(0.05, abs=0.02) or (truth < 1 and not late)
+    assert idle < 0.05 * good
+    assert late < 0.1 * good
 
 
-def test_what_is_far_from_its_deadline_teaches_nothing():
+def test_only_what_is_taken_near_its_deadline_tells_of_predictions():
     admission = busy((ANN, 10))
-    predicted_ms = admission.acquire(ANN, 1, timeout_ms=60_000)
-    for _ in range(100):
-        admission.note_time(predicted_ms, 1e6)
+    assert not admission.acquire(ANN, 1, timeout_ms=60_000)
+    assert admission.acquire(ANN, 1, timeout_ms=200)
 
-    assert admission.slack == 1.0
+
+def test_classes_have_a_slack_of_their_own_that_falls_when_all_are_in_time():
+    admission = Admission(100, "encoder")
+    for tick in range(1000):
+        admission.note_end(tick / 100, is_late=True)
+    risen = admission.slack(Priority.NORMAL)
+    assert risen > 2
+    assert admission.slack(Priority.INTERACTIVE) == LEAST_SLACK
+
+    for tick in range(1000, 2000):
+        admission.note_end(tick / 100, is_late=False)
+    assert LEAST_SLACK < admission.slack(Priority.NORMAL) < risen
