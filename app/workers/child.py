@@ -53,6 +53,7 @@ from app.workers.wire import Wire
 log = structlog.get_logger()
 
 BEAT_S = 1.0
+QUANTUM_S = 0.04  # some batches or steps; more makes a lone text of another model wait
 RESERVED_BYTES = 2**30  # addresses that a worker may reserve beside its memory
 PR_SET_PDEATHSIG = 1
 
@@ -62,7 +63,7 @@ class Worker:
 
     def __init__(self) -> None:
         self._wire = Wire(self._on_frames, self._on_closed)
-        self._lease = LeaseClient(self._send)
+        self._lease = LeaseClient(self._send, quantum_s=QUANTUM_S)
         self._load: asyncio.Future[Load] = asyncio.get_running_loop().create_future()
         self._stopped = asyncio.Event()
         self._is_leaving = False

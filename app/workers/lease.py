@@ -1,21 +1,38 @@
 """The worker's side of the CPU budget (scheduling/cpu_lease.py holds the server's).
 
-Threads once granted are kept from batch to batch, so that a worker which is alone asks once; after
-a recall they go back as they become free.
+Threads once granted are kept from batch to batch, so that a worker which is alone asks once. After
+a recall they go back as they become free, but not before they have been used for a quantum: when
+they change hands a core idles until the last stream is done, and caches begin anew.
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable
 
 from app.workers.messages import AskThreads, ReturnThreads
 
+IDLE_S = 0.001  # who has not begun anew by then has nothing to do
+
 
 class LeaseClient:
-    """Leases for the streams of one worker; every call asks for the same number of threads."""
+    """Leases for the streams of one worker; every call asks for the same number of threads.
 
-    def __init__(self, send: Callable[[AskThreads | ReturnThreads], None]) -> None:
+    quantum_s: how long threads may be used after a grant although others wait.
+    """
+
+    def __init__(
+        self,
+        send: Callable[[AskThreads | ReturnThreads], None],
+        *,
+        quantum_s: float = 0.0,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._send = send
+        self._quantum_s = quantum_s
+        self._now = now
+        self._granted = 0.0  # when threads came to a worker that had none
+        self._held = 0
         self._free = 0
         self._is_recalled = False
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
@@ -33,10 +50,17 @@ class LeaseClient:
     def release(self, threads: int) -> None:
         """The threads are idle again."""
         self._free += threads
-        if self._is_recalled:
+        if not self._is_recalled:
+            return
+        if self._now() - self._granted < self._quantum_s:
+            asyncio.get_running_loop().call_later(IDLE_S, self._return_if_idle)
+        else:
             self._return_free()
 
     def on_grant(self, threads: int) -> None:
+        if not self._held:
+            self._granted = self._now()
+        self._held += threads
         self._free += threads
         self._is_recalled = False
         while self._waiting and self._waiting[0][0] <= self._free:
@@ -50,7 +74,12 @@ class LeaseClient:
         self._is_recalled = True
         self._return_free()
 
+    def _return_if_idle(self) -> None:
+        if self._is_recalled:
+            self._return_free()
+
     def _return_free(self) -> None:
         if self._free:
             self._send(ReturnThreads(self._free))
+            self._held -= self._free
             self._free = 0

@@ -6,7 +6,7 @@ import pytest
 
 from app.workers.lease import LeaseClient
 from app.workers.messages import AskThreads, ReturnThreads
-from tests.fakes import settle_tasks
+from tests.fakes import settle_tasks, until
 
 
 @pytest.fixture
@@ -105,3 +105,65 @@ async def test_a_stream_that_stopped_waiting_does_not_swallow_the_grant(lease, s
     lease.on_grant(1)
     await stays
     assert sent == [AskThreads(1), AskThreads(1)]
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def patient(sent, clock):
+    """Keeps threads for 40 ms although others wait."""
+    return LeaseClient(sent.append, quantum_s=0.04, now=clock)
+
+
+async def test_recalled_threads_are_used_for_their_quantum_first(patient, sent, clock):
+    patient.on_grant(2)
+    await patient.acquire(2)
+    patient.on_recall()
+    for _ in range(3):
+        clock.now += 0.013
+        patient.release(2)
+        await patient.acquire(2)
+    assert sent == []
+
+    clock.now += 0.013
+    patient.release(2)
+    assert sent == [ReturnThreads(2)]
+
+
+async def test_recalled_threads_that_nobody_uses_go_back_before_the_quantum_ends(patient, sent):
+    patient.on_grant(2)
+    await patient.acquire(2)
+    patient.on_recall()
+    patient.release(2)
+    assert sent == []
+    await until(lambda: sent == [ReturnThreads(2)])
+
+
+async def test_a_quantum_begins_when_a_worker_that_had_none_is_granted_threads(
+    patient, sent, clock
+):
+    patient.on_grant(1)
+    await patient.acquire(1)
+    clock.now += 0.05
+    patient.on_grant(1)  # to another stream
+    patient.on_recall()
+    assert sent == [ReturnThreads(1)]
+    patient.release(1)
+    assert sent == [ReturnThreads(1)] * 2
+
+    patient.on_grant(1)
+    await patient.acquire(1)
+    patient.on_recall()
+    patient.release(1)
+    await patient.acquire(1)
+    assert len(sent) == 2
