@@ -2,7 +2,6 @@
 
 from collections.abc import (
     AsyncGenerator,
-    AsyncIterator,
     Callable,
     Coroutine,
     Iterable,
@@ -36,7 +35,8 @@ from app.core.types import Answer, Asker, Done, Failed
 from app.schemas.openai_common import Body, parse_openai
 from app.services.inference_service import InferenceRequest
 from app.services.model_service import ServedVersion
-from app.services.openai_chunks import Broken, Events
+from app.services.openai_chunks import Broken, Writer, chunks
+from app.services.openai_generation import Asked
 from app.services.openai_parameters import in_callers_words
 
 log = structlog.get_logger("app.api")
@@ -149,19 +149,18 @@ async def infer(
     return answers
 
 
-Make = Callable[[Events], AsyncIterator[dict[str, Any] | Broken]]
 DONE = b"data: [DONE]\n\n"
 
 
 async def streamed(
-    request: Request, call: OpenAiCall[Any], wanted: InferenceRequest, make: Make, *, named: bool
+    request: Request, call: OpenAiCall[Any], asked: Asked, writer: Writer, *, named: bool
 ) -> Response:
-    """Server-sent events; what `make` makes of the pieces. named: by their types, without `[DONE]`.
+    """Server-sent events: what the writer makes. named: by their types, without `[DONE]`.
 
     Raises AlreadyCounted with what fails before the first piece.
     """
     service = services_of(request).inference
-    work = service.stream(wanted, timeout_ms=call.timeout_ms, asker=call.asker)
+    work = service.stream(asked.requests, timeout_ms=call.timeout_ms, asker=call.asker)
     try:
         pieces = await opened(request, work)
     except Cancelled:
@@ -172,18 +171,18 @@ async def streamed(
     stopping = ModelUnavailable("the server is stopping; ask another", retry_after_s=5.0)
     return sse_response(
         request,
-        _events(request, pieces, make, named=named),
+        _events(request, pieces, writer, named=named),
         headers=ignored_headers(request),
         parting=_error_event(request, stopping, named=named),
     )
 
 
 async def _events(
-    request: Request, pieces: AsyncGenerator[Any, None], make: Make, *, named: bool
+    request: Request, pieces: AsyncGenerator[Any, None], writer: Writer, *, named: bool
 ) -> AsyncGenerator[bytes, None]:
     async with aclosing(pieces):
         try:
-            async for made in make(pieces):
+            async for made in chunks(pieces, writer):
                 if isinstance(made, Broken):
                     yield _error_event(request, made.failed.error, named=named)
                     return

@@ -66,7 +66,7 @@ class CompletionBody(_Generation):
     prompt: str | list[Any] = Field(
         description="One text or several; each gets `n` choices.", examples=["Once upon a time"]
     )
-    best_of: int | None = taken("Only the value of `n`.", 1, ge=1)
+    best_of: int | None = taken("Write so many, answer the `n` likeliest.", 1, ge=1)
     echo: bool | None = taken("Put the prompt in front.", False)
     logprobs: int | None = taken("How likely each token, and so many others, were.", 2, ge=0)
     suffix: str | None = taken("Refused.", "")

@@ -21,22 +21,12 @@ CHAT_NEW_TOKENS = 1024  # who talks expects the whole answer
 
 @dataclass(frozen=True, slots=True)
 class GenerationPlan:
-    """A prompt, ready to run. most_tokens: the room it can ever need in the cache."""
+    """A prompt, ready to run. head: what stands in front of each continuation in the answer;
+    most_tokens: the room it can ever need in the cache."""
 
-    text: str
     prompt: TokenIds
     sampling: Sampling
-    return_full_text: bool
-
-    @property
-    def is_single(self) -> bool:
-        """Whether one text grows from its first token to its last."""
-        return self.sampling.sequences == 1 and self.sampling.beams == 1
-
-    @property
-    def head(self) -> str:
-        """What stands in front of each continuation."""
-        return self.text if self.return_full_text else ""
+    head: str
 
     @property
     def most_tokens(self) -> int:
@@ -91,10 +81,9 @@ class Generate:
         own = CHAT_NEW_TOKENS if is_chat else OWN_NEW_TOKENS
         most = _new_tokens(len(prompt), parameters, self._defaults, tokenizer, own)
         return GenerationPlan(
-            text=text,
             prompt=prompt,
             sampling=self._sampling(prompt, parameters, choice, most, tokenizer),
-            return_full_text=parameters["return_full_text"],
+            head=text if parameters["return_full_text"] else "",
         )
 
     def _sampling(

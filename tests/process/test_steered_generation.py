@@ -74,7 +74,7 @@ def test_what_is_written_step_by_step_is_the_text(runtime):
     finished: dict[int, Any] = {}
     while not finished:
         outcome = runtime.step()
-        written += outcome.written.get(1, ())
+        written += [each for news in outcome.written.get(1, ()) for each in news.token_ids]
         finished = dict(outcome.finished)
 
     assert tuple(written) == finished[1][0].token_ids
