@@ -51,7 +51,9 @@ class ChatBody(_Generation):
         "`text`; `json_object` or `json_schema` where the model's runtime can.", {"type": "text"}
     )
     tools: list[Any] | None = taken("Functions, where the chat template knows tools.", [_TOOL])
-    tool_choice: str | dict[str, Any] | None = taken("`auto` or `none`.", "auto")
+    tool_choice: str | dict[str, Any] | None = taken(
+        "`auto`, `none`, `required`, or a function by its name.", "auto"
+    )
     parallel_tool_calls: bool | None = taken("Whether several calls may come at once.", True)
     functions: list[Any] | None = taken("Refused; send `tools`.", [])
     modalities: list[str] | None = taken("Only `text`.", ["text"])

@@ -71,6 +71,7 @@ def asked_of_chat(given: Mapping[str, Any], found: ServedVersion) -> Asked:
     conversation = {"messages": given["messages"]}
     if tools:
         conversation["tools"] = tools
+        conversation["tool_choice"] = given.get("tool_choice", "auto")
     if "chat_template_kwargs" in given:
         conversation["chat_template_kwargs"] = given["chat_template_kwargs"]
     parameters = parameters_of(_plain(given), found.parameters, key)
@@ -149,15 +150,12 @@ def _schema(form: Mapping[str, Any]) -> str | None:
 
 
 def _tools(given: Mapping[str, Any]) -> list[Any]:
-    """Those that the model may call. To force a call, its tokens would have to be restrained."""
+    """Those that the model may call; who has to call one is told by its worker (tool_calls.py)."""
     choice = given.get("tool_choice", "auto")
     tools: list[Any] = given.get("tools", [])
-    if choice == "none" or (choice == "auto" and not tools):
-        return []
-    if choice != "auto":
-        shown = choice if isinstance(choice, str) else "a named function"
-        raise UnsupportedParameter("tool_choice", f'{shown[:64]} cannot be forced; send "auto"')
-    return tools
+    if choice not in ("auto", "none") and not tools:
+        raise InvalidRequest("tool_choice asks for a call, but tools is empty; send both")
+    return [] if choice == "none" else tools
 
 
 def usage_of(answers: Sequence[Answer]) -> dict[str, int]:

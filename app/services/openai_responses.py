@@ -32,6 +32,9 @@ def asked_of_response(given: Mapping[str, Any], found: ServedVersion) -> Asked:
     chat["messages"] = _messages(given)
     if form := _format(given.get("text", {}).get("format")):
         chat["response_format"] = form
+    choice = given.get("tool_choice")
+    if isinstance(choice, dict) and "name" in choice:
+        chat["tool_choice"] = {**choice, "function": {"name": choice["name"]}}
     if "tools" in given:
         chat["tools"] = [_tool(tool, at) for at, tool in enumerate(given["tools"])]
     asked = asked_of_chat(chat, found)

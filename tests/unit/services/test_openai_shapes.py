@@ -140,7 +140,7 @@ def test_messages_of_a_conversation_are_told_without_our_prefix():
     [
         ({"functions": [{}]}, "functions is not supported: send tools"),
         ({"modalities": ["audio"]}, "modalities is not supported"),
-        ({"tools": [TOOL], "tool_choice": "required"}, "tool_choice is not supported"),
+        ({"tool_choice": "required"}, "tool_choice asks for a call, but tools is empty"),
         ({"top_logprobs": 2}, "top_logprobs is set, but logprobs is not true"),
         ({"response_format": {"type": "grammar"}}, "response_format is not supported"),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema.schema must"),
@@ -167,6 +167,20 @@ def test_schemas_reach_a_task_that_declares_them():
 def test_tools_are_left_out_where_none_may_be_called():
     chat = asked_of_chat({"messages": USER, "tools": [TOOL], "tool_choice": "none"}, MODEL)
     assert chat.requests[0].inputs == {"messages": USER} and not chat.has_tools
+
+
+def test_a_call_is_asked_for_in_either_form():
+    chat = asked_of_chat({"messages": USER, "tools": [TOOL], "tool_choice": "required"}, MODEL)
+    assert chat.requests[0].inputs == {
+        "messages": USER,
+        "tools": [TOOL],
+        "tool_choice": "required",
+    }
+    named = {"type": "function", "name": "f"}
+    sent = {"input": "a", "tools": [named], "tool_choice": named}
+    (request,) = asked_of_response(sent, MODEL).requests
+    assert request.inputs is not None
+    assert request.inputs["tool_choice"]["function"] == {"name": "f"}
 
 
 @pytest.mark.parametrize(
