@@ -180,7 +180,7 @@ class SheddingProtocol(LimitedProtocol):
         self._begin(Reading.NOTHING, self._heard)
         self._served = True
         self._occupancy.note_shed()
-        self.write_counted(refusal_bytes(_TOO_LATE, closes=False))
+        self.write_counted(refusal_bytes(_TOO_LATE, self.url, closes=False))
 
     def answering(self, status: bytes) -> None:
         if self._who is not None and status not in (b"429", b"503"):
