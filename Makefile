@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
 .PHONY: help run hub test test-js test-hub test-hub-full check lint types fmt proto eval eval-hub bench \
-	bench-hub bench-scheduling simulation soak chaos lock clean
+	bench-hub bench-openai bench-scheduling simulation soak chaos lock clean
 
 help:  ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -77,6 +77,9 @@ bench-scheduling: $(VENV)/.test  ## Overload, a heavy caller, shared cores, clie
 	@missed=0; for one in $(SCHEDULING); do \
 		echo "== $$one"; $(BIN)/python -m benchmarks.$$one || missed=1; \
 	done; exit $$missed
+
+bench-openai: $(VENV)/.test  ## Schemas, seeds, stops, usage and slow readers of OpenAI's interface; judged
+	$(BIN)/python -m benchmarks.openai_bars
 
 simulation: $(VENV)/.dev  ## Write the tables and plots of docs/simulation.md anew
 	$(BIN)/python -m benchmarks.simulate_scheduling \
