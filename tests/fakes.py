@@ -10,7 +10,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 
 from app.core.errors import InputTooLong, ServingError
-from app.core.inference import Generated, Sampling, TokenIds, Tokenizer, Vectors
+from app.core.inference import Generated, Sampling, TokenIds, Tokenizer, Vectors, Written
 from app.core.types import NOBODY, Answer, Asker, Outcome, Usage
 from app.models.registry import Deployment
 from app.models.spec import Artefact, ModelFile, ModelSpec
@@ -263,9 +263,8 @@ class CountsUp:
                 finished[sequence_id] = (one,) * sampling.sequences
         tokens = len(self._made)
         written = {
-            i: (made[-1],)
+            i: [Written((made[-1],), index) for index in range(sampling.sequences)]
             for i, (_, sampling, made) in self._made.items()
-            if sampling.sequences == 1
         }
         for sequence_id in finished:
             del self._made[sequence_id]

@@ -8,11 +8,10 @@ from starlette.requests import Request
 
 from app.core.config import Settings
 from app.core.errors import CallerError, InvalidRequest
-from app.core.types import Asker, Priority
+from app.core.types import Asker, Piece, Priority
 from app.services.inference_service import InferenceRequest, InferenceResult
 from app.services.model_service import Readiness, ServedVersion
 from app.services.open_inference import OpenInference, TensorLimits
-from app.services.streaming import Piece
 
 TIMEOUT_HEADER = "X-Request-Timeout-Ms"
 PRIORITY_HEADER = "X-Priority"
@@ -39,12 +38,12 @@ class InferenceService(Protocol):
 
     def stream(
         self,
-        request: InferenceRequest,
+        requests: Sequence[InferenceRequest],
         *,
         timeout_ms: float | None,
         asker: Asker,
     ) -> AsyncGenerator[Piece | InferenceResult, None]:
-        """The text in pieces, then its result. Raises what ends it before the first piece."""
+        """The texts in pieces, then their results. Raises what ends it before the first piece."""
 
 
 class ModelService(Protocol):

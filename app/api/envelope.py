@@ -44,13 +44,3 @@ def failure(error: Mapping[str, Any], request_id: str) -> dict[str, Any]:
         "request_id": request_id,
         "timestamp": timestamp(),
     }
-
-
-def failure_bytes(
-    code: str, message: str, request_id: str, retry_after_s: float | None = None
-) -> bytes:
-    """The same for the protocol, which answers below the application."""
-    error: dict[str, Any] = {"code": code, "message": message}
-    if retry_after_s is not None:
-        error["retry_after_s"] = retry_after_s
-    return _encode(failure(error, request_id))

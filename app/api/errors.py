@@ -1,6 +1,7 @@
 """Which error type answers with which status. Every failure leaves the server through here."""
 
 import math
+from collections.abc import Iterable
 from http import HTTPStatus
 
 import structlog
@@ -48,6 +49,10 @@ class WrongMethod(CallerError):
 
     code = "method_not_allowed"
 
+    def __init__(self, message: str | None = None, allowed: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.allowed = sorted(allowed)
+
 
 _TOLD = (InternalError, PoisonInput)  # of those with status 500; their text gives nothing away
 
@@ -77,10 +82,13 @@ def status_of(error: ServingError) -> int:
 
 
 def headers_of(error: ServingError) -> dict[str, str]:
-    """Retry-After in whole seconds, never 0; no second request after a body left unread."""
+    """Retry-After in whole seconds, never 0; methods that are allowed, where they are known; no
+    second request after a body left unread."""
     headers: dict[str, str] = {}
     if isinstance(error, TryLater):
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s or 0)))
+    if isinstance(error, WrongMethod) and error.allowed:
+        headers["Allow"] = ", ".join(error.allowed)
     if isinstance(error, BodyTooLarge):
         headers["Connection"] = "close"
     return headers

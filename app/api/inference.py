@@ -26,11 +26,10 @@ from app.core.errors import (
     ModelUnavailable,
     ServingError,
 )
-from app.core.types import Asker, Failed
+from app.core.types import Asker, Failed, Piece
 from app.schemas.request import BatchBody, InferBody, Limits, parse_batch, parse_infer
 from app.schemas.response import BatchAnswer, InferAnswer
 from app.services.inference_service import InferenceRequest, InferenceResult
-from app.services.streaming import Piece
 
 _VALUES_PER_ENTRY = 1000  # five fields, and parameters with room to spare
 
@@ -87,7 +86,7 @@ async def infer_batch(request: Request) -> Response:
 async def _stream(
     request: Request, wanted: InferenceRequest, timeout_ms: float | None, asker: Asker
 ) -> Response:
-    work = services_of(request).inference.stream(wanted, timeout_ms=timeout_ms, asker=asker)
+    work = services_of(request).inference.stream([wanted], timeout_ms=timeout_ms, asker=asker)
     try:
         pieces = await opened(request, work)
     except Cancelled:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 
-from app.api.envelope import failure_bytes
+from app.api.dialects import failure_bytes
 
 MAX_URL_BYTES = 16 * 2**10
 MAX_HEADERS = 256
@@ -189,16 +189,18 @@ def _no_place(who: str, setting: str) -> Refused:
     )
 
 
-def refusal_bytes(refused: Refused, *, closes: bool = True) -> bytes:
-    """A whole answer, below the application. closes: it is the connection's last."""
+def refusal_bytes(refused: Refused, url: bytes = b"", *, closes: bool = True) -> bytes:
+    """A whole answer, below the application. url: what is known of the request's; closes: it is
+    the connection's last."""
     is_temporary = refused.status in _TEMPORARY
     retry_after_s = RETRY_AFTER_S if is_temporary else None
     request_id = str(uuid.uuid4())
-    body = failure_bytes(refused.code, str(refused), request_id, retry_after_s)
+    status, path = refused.status.value, url.decode("latin-1")
+    body = failure_bytes(path, status, refused.code, str(refused), request_id, retry_after_s)
     retry = f"retry-after: {RETRY_AFTER_S}\r\n" if is_temporary else ""
     connection = "connection: close\r\n" if closes else ""
     head = (
-        f"HTTP/1.1 {refused.status.value} {refused.status.phrase}\r\n"
+        f"HTTP/1.1 {status} {refused.status.phrase}\r\n"
         f"content-type: application/json\r\ncontent-length: {len(body)}\r\n{retry}"
         "x-content-type-options: nosniff\r\ncache-control: no-store\r\n"
         f"x-request-id: {request_id}\r\n{connection}\r\n"

@@ -14,7 +14,7 @@ import structlog
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.envelope import failure_bytes
+from app.api.dialects import failure_bytes
 
 log = structlog.get_logger("app.api")
 
@@ -56,7 +56,7 @@ class RequestContext:
         # a pipelined request starts inside the context of the one before it
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
-        answer = _Answer(send, (b"x-request-id", request_id.encode("ascii")))
+        answer = _Answer(send, scope["path"], (b"x-request-id", request_id.encode("ascii")))
         try:
             if not self._is_ours(scope["path"], headers.get("host", "")):
                 await answer.fail(421, "misdirected", _MISDIRECTED, request_id)
@@ -90,8 +90,9 @@ def host_name(host: str) -> str:
 class _Answer:
     """The way out: adds the headers that every answer has, and remembers the status."""
 
-    def __init__(self, send: Send, request_id: tuple[bytes, bytes]) -> None:
+    def __init__(self, send: Send, path: str, request_id: tuple[bytes, bytes]) -> None:
         self._send = send
+        self._path = path
         self._headers = (request_id, *_SECURITY_HEADERS)
         self.status: int | None = None
 
@@ -108,7 +109,7 @@ class _Answer:
         """Answer with an error unless an answer has begun."""
         if self.status is not None:
             return
-        body = failure_bytes(code, message, request_id)
+        body = failure_bytes(self._path, status, code, message, request_id)
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", str(len(body)).encode("ascii")),

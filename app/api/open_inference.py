@@ -1,27 +1,20 @@
 """The Open Inference Protocol under /v2: health, metadata, inference, the repository's index."""
 
-from collections.abc import Callable, Coroutine
-from typing import Any
-
-import structlog
 from fastapi import APIRouter
-from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Match
 
 from app.api.deps import asker_of, note, open_inference_of, services_of, settings_of, timeout_ms_of
+from app.api.dialect_route import (
+    ANY_METHOD,
+    AlreadyCounted,
+    DialectRoute,
+    nothing_here,
+)
 from app.api.disconnect import run_unless_gone
 from app.api.documented import documented_v2
 from app.api.envelope import JsonResponse
-from app.api.errors import (
-    InternalError,
-    NoSuchRoute,
-    WrongMethod,
-    headers_of,
-    shown_to_caller,
-    status_of,
-)
+from app.api.errors import headers_of, shown_to_caller, status_of
 from app.api.open_inference_body import check_wanted, read_call, read_small_json, written
 from app.core.errors import CallerError, InvalidRequest, ServingError
 from app.core.types import Failed
@@ -37,8 +30,6 @@ from app.schemas.open_inference import (
 )
 from app.services.open_inference import EXTENSIONS, OpenInference
 
-log = structlog.get_logger("app.api")
-
 BODIES = (V2InferBody, V2IndexBody)
 _MODEL = "/v2/models/{model_name}"
 _VERSION = f"{_MODEL}/versions/{{model_version}}"
@@ -51,32 +42,15 @@ class NotSupported(CallerError):
     code = "not_supported"
 
 
-class ProtocolRoute(APIRoute):
-    """Answers every failure in the protocol's shape."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handle = super().get_route_handler()
-
-        async def answer(request: Request) -> Response:
-            try:
-                return await handle(request)
-            except ServingError as error:
-                refused = error
-            except Exception as error:
-                log.error("request_failed", exc_info=error)
-                refused = InternalError()
-            services_of(request).metrics.observe_rejected(refused.code)
-            return refusal(refused)
-
-        return answer
-
-
-def refusal(error: ServingError) -> Response:
+class ProtocolRoute(DialectRoute):
     """What is wrong with a request is 400 in this protocol."""
-    error = shown_to_caller(error)
-    status = 501 if isinstance(error, NotSupported) else status_of(error)
-    status = 400 if isinstance(error, InvalidRequest) else status
-    return JsonResponse({"error": str(error)}, status, headers_of(error))
+
+    @staticmethod
+    def refusal(request: Request, error: ServingError) -> Response:
+        error = shown_to_caller(error)
+        status = 501 if isinstance(error, NotSupported) else status_of(error)
+        status = 400 if isinstance(error, InvalidRequest) else status
+        return JsonResponse({"error": str(error)}, status, headers_of(error))
 
 
 router = APIRouter(tags=["open inference protocol"], route_class=ProtocolRoute)
@@ -170,7 +144,7 @@ async def _infer(request: Request) -> Response:
     reply = await run_unless_gone(request, work)
     if isinstance(reply, Failed):
         note(request, model_used=call.model)
-        return refusal(reply.error)
+        raise AlreadyCounted(reply.error)
     note(request, model_used=f"{reply.model}:{reply.version}")
     return written(reply, parsed)
 
@@ -199,13 +173,7 @@ def _cannot_change(request: Request) -> Response:
     raise NotSupported()
 
 
-_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
-
-
-@router.api_route("/v2/{rest:path}", methods=_METHODS, include_in_schema=False)
+@router.api_route("/v2/{rest:path}", methods=ANY_METHOD, include_in_schema=False)
 async def v2_nowhere(request: Request) -> Response:
     """What is at no other path of the protocol fails in its shape, too."""
-    for route in router.routes:
-        if isinstance(route, APIRoute) and route.matches(request.scope)[0] is Match.PARTIAL:
-            raise WrongMethod(f"This path takes {', '.join(sorted(route.methods or ()))}.")
-    raise NoSuchRoute("There is nothing at this path; GET / lists the routes.")
+    nothing_here(request, [router])

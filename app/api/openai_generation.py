@@ -1,7 +1,6 @@
 """POST /v1/chat/completions and /v1/completions."""
 
 import time
-from functools import partial
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -12,7 +11,7 @@ from app.api.openai_documented import documented_openai
 from app.api.openai_route import OpenAiRoute, answered, infer, read_call, streamed
 from app.schemas.openai_common import texts_of
 from app.schemas.openai_generation import ChatAnswer, ChatBody, CompletionAnswer, CompletionBody
-from app.services.openai_chunks import chat_chunks, completion_chunks
+from app.services.openai_chunks import ChatWriter, CompletionWriter
 from app.services.openai_generation import (
     Head,
     asked_of_chat,
@@ -21,7 +20,6 @@ from app.services.openai_generation import (
     completion_answer,
     new_id,
 )
-from app.services.openai_parameters import UnsupportedParameter
 
 router = APIRouter(tags=["openai"], route_class=OpenAiRoute)
 
@@ -33,9 +31,7 @@ async def openai_chat(request: Request) -> Response:
     asked = asked_of_chat(call.given, call.found)
     head = _head("chatcmpl", f"{call.found.name}:{call.found.version}")
     if call.body.stream:
-        (wanted,) = asked.requests
-        make = partial(chat_chunks, head=head, asked=asked)
-        return await streamed(request, call, wanted, make, named=False)
+        return await streamed(request, call, asked, ChatWriter(head, asked), named=False)
     (answer,) = await infer(request, call, asked.requests)
     return answered(request, chat_answer(head, asked, answer))
 
@@ -51,12 +47,9 @@ async def openai_completions(request: Request) -> Response:
     asked = asked_of_completion(call.given, call.found, prompts, settings.max_text_chars)
     head = _head("cmpl", f"{call.found.name}:{call.found.version}")
     if call.body.stream:
-        if len(prompts) > 1:
-            raise UnsupportedParameter("stream", "it takes one prompt; send each by itself")
-        make = partial(completion_chunks, head=head, asked=asked)
-        return await streamed(request, call, asked.requests[0], make, named=False)
+        return await streamed(request, call, asked, CompletionWriter(head, asked), named=False)
     answers = await infer(request, call, asked.requests)
-    return answered(request, completion_answer(head, answers))
+    return answered(request, completion_answer(head, asked, answers))
 
 
 def _head(prefix: str, model: str) -> Head:

@@ -4,24 +4,20 @@ import time
 from typing import Any
 
 from fastapi import APIRouter
-from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Match
 
 from app.api import openai_generation, openai_responses, openai_texts
 from app.api.deps import services_of
+from app.api.dialect_route import ANY_METHOD, nothing_here
 from app.api.envelope import JsonResponse
-from app.api.errors import NoSuchRoute, WrongMethod
 from app.api.openai_documented import documented_openai
-from app.api.openai_route import OpenAiRoute, find, refusal
+from app.api.openai_route import OpenAiRoute, find
 from app.schemas.openai_common import OpenAiModel, OpenAiModels
 from app.services.model_service import ServedVersion
 
 router = APIRouter(tags=["openai"], route_class=OpenAiRoute)
 nowhere = APIRouter(route_class=OpenAiRoute)
-
-_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 
 @router.get("/v1/models", **documented_openai(OpenAiModels))
@@ -57,27 +53,8 @@ def _model(request: Request, name: str, served: ServedVersion) -> dict[str, Any]
     }
 
 
-@nowhere.api_route("/v1/{rest:path}", methods=_METHODS, include_in_schema=False)
+@nowhere.api_route("/v1/{rest:path}", methods=ANY_METHOD, include_in_schema=False)
 async def openai_nowhere(request: Request) -> Response:
     """What is at no other path fails in OpenAI's shape, too."""
-    allowed: set[str] = set()
-    for part in (openai_generation, openai_responses, openai_texts):
-        allowed |= _methods(part.router, request)
-    allowed |= _methods(router, request)
-    if not allowed:
-        raise NoSuchRoute("There is nothing at this path; GET / lists the routes.")
-    response = refusal(request, WrongMethod(f"This path takes {', '.join(sorted(allowed))}."))
-    services_of(request).metrics.observe_rejected(WrongMethod.code)
-    response.headers["Allow"] = ", ".join(sorted(allowed))
-    return response
-
-
-def _methods(part: APIRouter, request: Request) -> set[str]:
-    """What the path of the request does take."""
-    routes = (route for route in part.routes if isinstance(route, APIRoute))
-    return {
-        method
-        for route in routes
-        if route.matches(request.scope)[0] is Match.PARTIAL
-        for method in route.methods or ()
-    }
+    parts = (openai_generation, openai_responses, openai_texts)
+    nothing_here(request, [*(part.router for part in parts), router])

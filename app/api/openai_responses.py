@@ -1,7 +1,6 @@
 """POST /v1/responses: its stateless part."""
 
 import time
-from functools import partial
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -11,7 +10,7 @@ from app.api.openai_documented import documented_openai
 from app.api.openai_route import OpenAiRoute, answered, infer, read_call, streamed
 from app.schemas.openai_responses import ResponsesAnswer, ResponsesBody
 from app.services.openai_generation import Head, new_id
-from app.services.openai_responses import asked_of_response, response_answer, response_events
+from app.services.openai_responses import ResponseWriter, asked_of_response, response_answer
 
 router = APIRouter(tags=["openai"], route_class=OpenAiRoute)
 
@@ -25,8 +24,6 @@ async def openai_responses(request: Request) -> Response:
     asked = asked_of_response(call.given, call.found)
     head = Head(new_id("resp"), int(time.time()), f"{call.found.name}:{call.found.version}")
     if call.body.stream:
-        (wanted,) = asked.requests
-        make = partial(response_events, head=head, asked=asked)
-        return await streamed(request, call, wanted, make, named=True)
+        return await streamed(request, call, asked, ResponseWriter(head, asked), named=True)
     (answer,) = await infer(request, call, asked.requests)
     return answered(request, response_answer(head, asked, answer))

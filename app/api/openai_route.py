@@ -2,9 +2,6 @@
 
 from collections.abc import (
     AsyncGenerator,
-    AsyncIterator,
-    Callable,
-    Coroutine,
     Iterable,
     Sequence,
 )
@@ -12,72 +9,45 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Generic
 
-import structlog
 from starlette.requests import Request
 from starlette.responses import Response
 
 from app.api.body import read_json
 from app.api.deps import asker_of, note, services_of, settings_of, timeout_ms_of
+from app.api.dialect_route import AlreadyCounted, DialectRoute
+from app.api.dialects import openai_error
 from app.api.disconnect import run_unless_gone
 from app.api.envelope import JsonResponse
-from app.api.errors import InternalError, headers_of, shown_to_caller, status_of
-from app.api.plain_route import PlainRoute
+from app.api.errors import headers_of, shown_to_caller, status_of
 from app.api.sse import event, opened, sse_response
 from app.core.errors import (
-    CallerError,
     Cancelled,
     InputTooLong,
     InvariantBroken,
+    ModelNotFound,
     ModelUnavailable,
-    Overloaded,
     ServingError,
 )
 from app.core.types import Answer, Asker, Done, Failed
 from app.schemas.openai_common import Body, parse_openai
 from app.services.inference_service import InferenceRequest
 from app.services.model_service import ServedVersion
-from app.services.openai_chunks import Broken, Events
+from app.services.openai_chunks import Broken, Writer, chunks
+from app.services.openai_generation import Asked
 from app.services.openai_parameters import in_callers_words
-
-log = structlog.get_logger("app.api")
 
 IGNORED_HEADER = "X-Ignored-Fields"
 VALUES_PER_REQUEST = 20_000  # messages, tools and their schemas, with room to spare
 _MAX_NAME_CHARS = 64
-_CODES = {  # what OpenAI's clients look for
-    "input_too_long": "context_length_exceeded",
-    "overloaded": "rate_limit_exceeded",
-}
 
 
-class OpenAiRoute(PlainRoute):
-    """Answers every failure in OpenAI's shape."""
+class OpenAiRoute(DialectRoute):
+    """An input that is too long is 400 here, because that is what clients look for."""
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handle = super().get_route_handler()
-
-        async def answer(request: Request) -> Response:
-            try:
-                return await handle(request)
-            except AlreadyCounted as failed:
-                return refusal(request, failed.error)
-            except ServingError as error:
-                refused = error
-            except Exception as error:
-                log.error("request_failed", exc_info=error)
-                refused = InternalError()
-            services_of(request).metrics.observe_rejected(refused.code)
-            return refusal(request, refused)
-
-        return answer
-
-
-class AlreadyCounted(Exception):
-    """An input failed; the service has counted it."""
-
-    def __init__(self, error: ServingError) -> None:
-        super().__init__(str(error))
-        self.error = error
+    @staticmethod
+    def refusal(request: Request, error: ServingError) -> Response:
+        error = shown_to_caller(error)
+        return JsonResponse(error_body(request, error), _status_of(error), headers_of(error))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,21 +61,15 @@ class OpenAiCall(Generic[Body]):
     found: ServedVersion
 
 
-def refusal(request: Request, error: ServingError) -> Response:
-    """An input that is too long is 400 here, because that is what clients look for."""
-    error = shown_to_caller(error)
-    status = 400 if isinstance(error, InputTooLong) else status_of(error)
-    return JsonResponse(error_body(request, error), status, headers_of(error))
+def _status_of(error: ServingError) -> int:
+    return 400 if isinstance(error, InputTooLong) else status_of(error)
 
 
 def error_body(request: Request, error: ServingError) -> dict[str, Any]:
     """error: as it is shown to callers."""
     message, param = in_callers_words(error, request.scope.get("openai_given", ()))
-    kind = "invalid_request_error" if isinstance(error, CallerError) else "server_error"
-    kind = "rate_limit_error" if isinstance(error, Overloaded) else kind
-    code = _CODES.get(error.code, error.code)
-    param = "model" if code == "model_not_found" else param
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    param = "model" if isinstance(error, ModelNotFound) else param
+    return openai_error(_status_of(error), error.code, message, param)
 
 
 async def read_call(request: Request, kind: type[Body], *, values: int = 0) -> OpenAiCall[Body]:
@@ -149,19 +113,18 @@ async def infer(
     return answers
 
 
-Make = Callable[[Events], AsyncIterator[dict[str, Any] | Broken]]
 DONE = b"data: [DONE]\n\n"
 
 
 async def streamed(
-    request: Request, call: OpenAiCall[Any], wanted: InferenceRequest, make: Make, *, named: bool
+    request: Request, call: OpenAiCall[Any], asked: Asked, writer: Writer, *, named: bool
 ) -> Response:
-    """Server-sent events; what `make` makes of the pieces. named: by their types, without `[DONE]`.
+    """Server-sent events: what the writer makes. named: by their types, without `[DONE]`.
 
     Raises AlreadyCounted with what fails before the first piece.
     """
     service = services_of(request).inference
-    work = service.stream(wanted, timeout_ms=call.timeout_ms, asker=call.asker)
+    work = service.stream(asked.requests, timeout_ms=call.timeout_ms, asker=call.asker)
     try:
         pieces = await opened(request, work)
     except Cancelled:
@@ -172,18 +135,18 @@ async def streamed(
     stopping = ModelUnavailable("the server is stopping; ask another", retry_after_s=5.0)
     return sse_response(
         request,
-        _events(request, pieces, make, named=named),
+        _events(request, pieces, writer, named=named),
         headers=ignored_headers(request),
         parting=_error_event(request, stopping, named=named),
     )
 
 
 async def _events(
-    request: Request, pieces: AsyncGenerator[Any, None], make: Make, *, named: bool
+    request: Request, pieces: AsyncGenerator[Any, None], writer: Writer, *, named: bool
 ) -> AsyncGenerator[bytes, None]:
     async with aclosing(pieces):
         try:
-            async for made in make(pieces):
+            async for made in chunks(pieces, writer):
                 if isinstance(made, Broken):
                     yield _error_event(request, made.failed.error, named=named)
                     return

@@ -1,9 +1,9 @@
 """uvicorn's HTTP protocol with the limits that it lacks: sizes, times and counts.
 
 Twice per second one sweep of the server looks at every connection, so no request arms a timer of
-its own. What breaks a limit is answered in the product's error shape where no other answer is
-under way, and its connection is closed the gentle way: our side first, then the rest when the
-client has read the answer, or after `LINGER_S`. Closing at once would let the kernel throw the
+its own. What breaks a limit is answered in the error shape of its path (dialects.py) where no other
+answer is under way, and its connection is closed the gentle way: our side first, then the rest when
+the client has read the answer, or after `LINGER_S`. Closing at once would let the kernel throw the
 answer away.
 """
 
@@ -86,6 +86,7 @@ class LimitedProtocol(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._limits = config.limits
+        self.url = b""
         self.timeout_keep_alive = cast(int, config.limits.keep_alive_s)
         self._reading = Reading.NOTHING
         self._occupancy = config.occupancy
@@ -245,7 +246,7 @@ class LimitedProtocol(HttpToolsProtocol):
         log.warning("request_refused", code=refused.code, reason=str(refused))
         self._limits.on_refused(refused.code)
         if self._may_answer():
-            self.write_counted(refusal_bytes(refused))
+            self.write_counted(refusal_bytes(refused, self.url))
         self._linger()
 
     def _may_answer(self) -> bool:

@@ -266,7 +266,7 @@ class SheddingProtocol(LimitedProtocol):
         if self._held is not None:
             self._held.cancel()
             self._held = None
-            self.write_counted(refusal_bytes(_TOO_LATE, closes=False))
+            self.write_counted(refusal_bytes(_TOO_LATE, self.url, closes=False))
 
     def shutdown(self) -> None:
         self._let_go()

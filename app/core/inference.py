@@ -123,6 +123,16 @@ class Generated:
 
 
 @dataclass(frozen=True, slots=True)
+class Written:
+    """What a continuation grew by. index: which one of its prompt. logprobs: one per token, if they
+    were asked for."""
+
+    token_ids: tuple[int, ...]
+    index: int = 0
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Pair:
     """How a row that holds two texts is run: tokens from `second_from` on are of the second type
     (`token_type_ids`). It is the row's length where the model tells texts apart by marks alone."""

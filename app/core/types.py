@@ -57,6 +57,22 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Piece:
+    """What an answer's text is longer by, and how many tokens that is.
+
+    index: which text, where several were asked for. logprobs: how likely those tokens were, where
+    that was asked for: lists with an entry per token, packed (workers/messages.py). request: whose
+    it is, where several requests are streamed together.
+    """
+
+    text: str
+    tokens: int
+    index: int = 0
+    logprobs: tuple[bytes, ...] = ()
+    request: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Done:
     """An item that was inferred. is_cached: earlier, for an equal request."""
 

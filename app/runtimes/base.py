@@ -4,7 +4,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-from app.core.inference import Generated, Sampling, TokenIds, Tokenizer, Vectors
+from app.core.inference import Generated, Sampling, TokenIds, Tokenizer, Vectors, Written
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +45,15 @@ class StepOutcome:
     """What one step ended: continuations by sequence id, and how many tokens it made.
 
     read: how many tokens of prompts it read, by sequence id.
-    written: the new tokens of prompts that have one continuation and no beams, those that end
-    with this step included: together they begin the `Generated.token_ids` to be. They may come
-    late, some after others, or only with the end, and are then in `finished` alone.
+    written: the new tokens of prompts that have no beams, one entry per continuation that grew,
+    those that end with this step included: together they begin the `Generated.token_ids` to be.
+    They may come late, some after others, or only with the end, and are then in `finished` alone.
     """
 
     finished: Mapping[int, tuple[Generated, ...]]
     tokens: int
     read: Mapping[int, int]
-    written: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    written: Mapping[int, Sequence[Written]] = field(default_factory=dict)
 
 
 class StepRuntime(Protocol):

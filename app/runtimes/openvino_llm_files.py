@@ -39,16 +39,18 @@ FP32 = "fp32"
 # A scale per token. The plugin's choice, one per channel of a block of tokens, is set anew as the
 # block fills, so that a text would depend on where its prompt was cut.
 KEYS_BY_TOKEN = {"KEY_CACHE_QUANT_MODE": "BY_TOKEN"}
-AS_THE_LIBRARY_LIKES = KEYS_BY_TOKEN
+# Where the processor has bf16, and tiles for it, the plugin would take that: with them a row of a
+# product depends on how many rows there are, and a text on who shares its steps.
+IN_FLOAT32 = {"INFERENCE_PRECISION_HINT": "f32"}
+OF_A_GGUF_FILE = {**IN_FLOAT32, **KEYS_BY_TOKEN}
 PLAIN = {
-    "INFERENCE_PRECISION_HINT": "f32",
+    **IN_FLOAT32,
     "KV_CACHE_PRECISION": "f32",
     "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
 }
-# The plugin would take bf16 where the processor has it, less true and no faster beside int8, and
-# groups of 32 activations, which cost a fifth more at 8 sequences than groups of 128.
+# The plugin would take groups of 32 activations, which cost a fifth more at 8 sequences than 128.
 QUANTISED = {
-    "INFERENCE_PRECISION_HINT": "f32",
+    **IN_FLOAT32,
     "KV_CACHE_PRECISION": "u8",
     "DYNAMIC_QUANTIZATION_GROUP_SIZE": 128,
     **KEYS_BY_TOKEN,
@@ -68,7 +70,7 @@ class Setup:
         """Said in full, because a model file may carry properties of its own."""
         chosen: Mapping[str, Any] = QUANTISED
         if self.precision is None:
-            chosen = AS_THE_LIBRARY_LIKES
+            chosen = OF_A_GGUF_FILE
         elif self.precision == FP32:
             chosen = PLAIN
         return {"INFERENCE_NUM_THREADS": self.threads, **chosen}

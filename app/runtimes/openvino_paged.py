@@ -16,7 +16,7 @@ import numpy as np
 import openvino_genai as genai
 
 from app.core.errors import CannotLoad
-from app.core.inference import Generated, Sampling, TokenIds
+from app.core.inference import Generated, Sampling, TokenIds, Written
 from app.runtimes.base import StepOutcome, StreamPlan
 from app.runtimes.mapped import drop_pages
 from app.runtimes.openvino_llm_files import (
@@ -147,7 +147,7 @@ class OpenVinoLlm:
         self, writing: Mapping[int, Request], logits: Any, read: Mapping[int, int]
     ) -> StepOutcome:
         finished: dict[int, tuple[Generated, ...]] = {}
-        written: dict[int, tuple[int, ...]] = {}
+        written: dict[int, list[Written]] = {}
         copies: list[tuple[int, int]] = []
         tokens = row = 0
         for sequence_id, request in writing.items():
@@ -155,8 +155,8 @@ class OpenVinoLlm:
             parents = request.texts.advance(logits[row : row + rows])
             row += rows
             tokens += max(rows, len(parents))
-            if isinstance(request.texts, Continuations) and request.sampling.sequences == 1:
-                written[sequence_id] = (request.texts.newest(),)
+            if isinstance(request.texts, Continuations):
+                written[sequence_id] = request.texts.news()
             request.tables, more = self._blocks.continue_from(request.tables, parents)
             copies += more
             if not parents:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from app.core.inference import Decoding, Generated, Sampling, TokenLogprob
+from app.core.inference import Decoding, Generated, Sampling, TokenLogprob, Written
 from app.runtimes.beam_search import Beams, Marks
 from app.runtimes.next_tokens import Floats, NextTokens
 from app.runtimes.openvino_paged_grammar import Matcher
@@ -23,8 +23,9 @@ NO_TOKEN = -1
 
 @dataclass(slots=True)
 class Continuation:
-    """One text that grows. ended: its finish reason, once there is one."""
+    """One text that grows. number: which one; ended: its finish reason, once there is one."""
 
+    number: int
     chooser: Chooser
     matcher: Matcher | None = None
     token_ids: list[int] = field(default_factory=list)
@@ -53,16 +54,21 @@ class Continuations:
         for number in range(sampling.sequences):
             matcher = matchers[number] if matchers else None
             chooser = Chooser(sampling, number, prompt, ends, scratch, matcher)
-            self._all.append(Continuation(chooser, matcher))
+            self._all.append(Continuation(number, chooser, matcher))
         self._growing = list(self._all)
+        self._news: list[Written] = []
 
     def advance(self, logits: Floats) -> list[int]:
         is_first = not self.last
         parents: list[int] = []
         growing: list[Continuation] = []
+        self._news = []
         for row, text in enumerate(self._growing):
             parent = 0 if is_first else row
             self._append(text, logits[parent])
+            self._news.append(
+                Written((text.token_ids[-1],), text.number, tuple(text.logprobs[-1:]))
+            )
             if text.ended is None:
                 growing.append(text)
                 parents.append(parent)
@@ -76,9 +82,9 @@ class Continuations:
             for text in self._all
         )
 
-    def newest(self) -> int:
-        """The last token of the first continuation."""
-        return self._all[0].token_ids[-1]
+    def news(self) -> list[Written]:
+        """What the latest `advance` has added."""
+        return self._news
 
     def _append(self, text: Continuation, logits: Floats) -> None:
         token = text.chooser.choose(logits)

@@ -17,7 +17,7 @@ from typing import Any
 from transformers import ContinuousBatchingConfig, GenerationConfig
 
 from app.core.errors import CannotLoad, ServingError
-from app.core.inference import Generated, Sampling, TokenIds
+from app.core.inference import Generated, Sampling, TokenIds, Written
 from app.runtimes.base import StepOutcome
 from app.runtimes.torch_stepping import Decode, has_stop
 
@@ -79,7 +79,7 @@ class ManagedBatches:
         Raises ServingError when the manager failed.
         """
         finished: dict[int, tuple[Generated, ...]] = {}
-        written: dict[int, tuple[int, ...]] = {}
+        written: dict[int, list[Written]] = {}
         for result in self._news(wait_s):
             if result.error is not None:
                 raise ServingError(f"continuous batching failed: {result.error}")
@@ -91,7 +91,8 @@ class ManagedBatches:
             generated = self._ended(token_ids, sampling, result.is_finished())
             so_far = token_ids if generated is None else generated.token_ids
             news = so_far[self._told.get(sequence_id, 0) :]
-            written[sequence_id] = (*written.get(sequence_id, ()), *news)
+            if news:
+                written.setdefault(sequence_id, []).append(Written(news))
             self._told[sequence_id] = len(so_far)
             if generated is not None:
                 del self._running[result.request_id], self._told[sequence_id]

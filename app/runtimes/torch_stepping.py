@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from app.core.errors import CannotLoad
-from app.core.inference import Generated, Sampling, TokenIds
+from app.core.inference import Generated, Sampling, TokenIds, Written
 from app.runtimes.base import StepOutcome
 from app.runtimes.torch_device import Placement, compute
 
@@ -32,30 +32,31 @@ Decode = Callable[[Sequence[int]], str]
 
 @dataclass(slots=True)
 class Continuation:
-    """One text that grows. ended: its finish reason, once there is one."""
+    """One text that grows. ended: its finish reason, once there is one. told: how many tokens
+    were."""
 
     token_ids: list[int]
     ended: str | None = None
+    told: int = 0
 
 
 @dataclass(slots=True)
 class Running:
-    """A prompt and its continuations. unread: tokens that the cache does not hold yet. told: how
-    many tokens of a lone text were."""
+    """A prompt and its continuations. unread: tokens that the cache does not hold yet."""
 
     sampling: Sampling
     unread: torch.Tensor
     cache: Any
     choose: Callable[[torch.Tensor], torch.Tensor]
     texts: list[Continuation]
-    told: int = 0
 
-    def news(self) -> tuple[int, ...]:
-        """Tokens since the last call, where there is one text."""
-        if len(self.texts) > 1:
-            return ()
-        news = tuple(self.texts[0].token_ids[self.told :])
-        self.told += len(news)
+    def news(self) -> list[Written]:
+        """What the texts grew by since the last call."""
+        news: list[Written] = []
+        for index, text in enumerate(self.texts):
+            if len(text.token_ids) > text.told:
+                news.append(Written(tuple(text.token_ids[text.told :]), index))
+                text.told = len(text.token_ids)
         return news
 
 

@@ -51,7 +51,9 @@ class ChatBody(_Generation):
         "`text`; `json_object` or `json_schema` where the model's runtime can.", {"type": "text"}
     )
     tools: list[Any] | None = taken("Functions, where the chat template knows tools.", [_TOOL])
-    tool_choice: str | dict[str, Any] | None = taken("`auto` or `none`.", "auto")
+    tool_choice: str | dict[str, Any] | None = taken(
+        "`auto`, `none`, `required`, or a function by its name.", "auto"
+    )
     parallel_tool_calls: bool | None = taken("Whether several calls may come at once.", True)
     functions: list[Any] | None = taken("Refused; send `tools`.", [])
     modalities: list[str] | None = taken("Only `text`.", ["text"])
@@ -66,7 +68,7 @@ class CompletionBody(_Generation):
     prompt: str | list[Any] = Field(
         description="One text or several; each gets `n` choices.", examples=["Once upon a time"]
     )
-    best_of: int | None = taken("Only the value of `n`.", 1, ge=1)
+    best_of: int | None = taken("Write so many, answer the `n` likeliest.", 1, ge=1)
     echo: bool | None = taken("Put the prompt in front.", False)
     logprobs: int | None = taken("How likely each token, and so many others, were.", 2, ge=0)
     suffix: str | None = taken("Refused.", "")

@@ -34,7 +34,9 @@ class ResponsesBody(OpenAiBody):
         {"format": {"type": "text"}},
     )
     tools: list[Any] | None = taken("Functions, where the chat template knows tools.", [_TOOL])
-    tool_choice: str | dict[str, Any] | None = taken("`auto` or `none`.", "auto")
+    tool_choice: str | dict[str, Any] | None = taken(
+        "`auto`, `none`, `required`, or a function by its name.", "auto"
+    )
     parallel_tool_calls: bool | None = taken("Whether several calls may come at once.", True)
     top_logprobs: int | None = taken("Only 0.", 0, ge=0)
     truncation: str | None = taken("Only `disabled`.", "disabled")

@@ -4,8 +4,8 @@ The path, in order. Each step names the module that owns it:
 
 1. models/registry.py turns model and version into a deployment.
 2. core/parameters.py checks the parameters against what the version's task declares.
-3. response_cache.py may have the answer already, shared_work.py an equal input in flight to wait
-   for; both only where nothing is drawn at random (models/registry.py knows).
+3. reuse.py: response_cache.py may have the answer already, shared_work.py an equal input in flight
+   to wait for; both only where nothing is drawn at random (models/registry.py knows).
 4. workers/supervisor.py admits the input, or refuses it at once (full, loading, failed).
 5. workers/handle.py keeps it until the worker answers, the deadline passes or the caller leaves.
 6. Outcomes return in the order of the inputs, each its own: one bad input fails alone.
@@ -29,12 +29,12 @@ from app.core.errors import (
 from app.core.metrics import Metrics
 from app.core.parameters import resolve
 from app.core.texts import count_chars
-from app.core.types import NOBODY, Asker, Done, Failed, Outcome
+from app.core.types import NOBODY, Asker, Done, Failed, Outcome, Piece
 from app.models.registry import Deployment, Registry
-from app.models.spec import ModelSpec
 from app.services.response_cache import ResponseCache
-from app.services.shared_work import SharedWork, Submit, key_of_work
-from app.services.streaming import Piece, PieceBuffer, too_slow, whole
+from app.services.reuse import Reuse
+from app.services.shared_work import key_of_work
+from app.services.streaming import PieceBuffer, too_slow, whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +93,7 @@ class InferenceService:
         self._clock = clock
         self._default_model = default_model
         self._max_text_chars = max_text_chars
-        self._cache = cache
-        self._shared = SharedWork(clock)
+        self._reuse = Reuse(cache, metrics, clock)
         self._is_stopping = False
 
     def stop(self) -> None:
@@ -120,62 +119,81 @@ class InferenceService:
 
     async def stream(
         self,
-        request: InferenceRequest,
+        requests: Sequence[InferenceRequest],
         *,
         timeout_ms: float | None = None,
         asker: Asker = NOBODY,
     ) -> AsyncGenerator[Piece | InferenceResult, None]:
-        """The text of the answer while it is written, then the result, which has it once more.
+        """The texts of the answers while they are written, then the results, which have them once
+        more, in order; the first failure is the last result.
 
-        Raises ServingError, already counted, when it fails before the first piece; later the
+        Raises ServingError, already counted, for what fails before the first piece; later the
         result tells. Nothing is begun before the first piece is asked for; closing the generator
-        withdraws the input. Work is neither shared nor kept.
+        withdraws the inputs. Work is neither shared nor kept.
         """
         started = self._clock.now()
-        entry, buffer = _Entry(), PieceBuffer()
+        entries: list[_Entry] = []
+        buffer = PieceBuffer()
+        begun: set[int] = set()
         try:
-            wait = self._submit_stream(request, timeout_ms, asker, entry, buffer)
-        except ServingError as refused:
-            self._settle(entry, Failed(refused), started)
-            raise
-        wait.add_done_callback(lambda done: self._on_done(entry, done, started))
-        wait.add_done_callback(lambda _: buffer.close())
-        has_begun = False
-        try:
+            for number, request in enumerate(requests):
+                entries.append(_Entry())
+                self._begin_stream(entries, number, request, timeout_ms, asker, buffer, started)
             while (piece := await buffer.take()) is not None:
-                has_begun = True
+                begun.add(piece.request)
                 yield piece
-            result = _result(entry)
-            match result.outcome:
-                case Failed(error=error) if not has_begun:
-                    raise error
-                case Done(answer=answer) if not has_begun:
-                    for piece in whole(answer.value, answer.usage.output_tokens):
-                        yield piece
-            yield result
+            for number, result in enumerate(_results_until_failure(entries)):
+                match result.outcome:
+                    case Failed(error=error) if not begun:
+                        raise error
+                    case Done(answer=answer) if number not in begun:
+                        for piece in whole(answer.value, answer.usage.output_tokens, number):
+                            begun.add(number)
+                            yield piece
+                yield result
         finally:
-            wait.cancel()
+            for entry in entries:
+                if entry.wait is not None:
+                    entry.wait.cancel()
 
-    def _submit_stream(
+    def _begin_stream(
         self,
+        entries: Sequence[_Entry],
+        number: int,
         request: InferenceRequest,
         timeout_ms: float | None,
         asker: Asker,
-        entry: _Entry,
         buffer: PieceBuffer,
-    ) -> "asyncio.Future[Outcome]":
-        deployment, parameters, limit_ms = self._checked(request, timeout_ms, entry)
+        started: float,
+    ) -> None:
+        """The last of them closes the buffer, and so does a failure. Raises ServingError."""
+        entry = entries[number]
 
-        def on_piece(text: str, tokens: int) -> None:
-            if not buffer.put(text, tokens):
+        def on_piece(piece: Piece) -> None:
+            if not buffer.put(piece, number):
                 entry.broken_off = too_slow()
                 wait.cancel()
 
-        key = deployment.spec.key
-        wait = deployment.supervisor.submit(
-            key, request.text, parameters, limit_ms, request.inputs, asker, on_piece
-        )
-        return wait
+        def on_done(done: "asyncio.Future[Outcome]") -> None:
+            self._on_done(entry, done, started)
+            if isinstance(entry.outcome, Failed) or all(each.outcome for each in entries):
+                buffer.close()
+
+        try:
+            deployment, parameters, limit_ms = self._checked(request, timeout_ms, entry)
+            wait = entry.wait = deployment.supervisor.submit(
+                deployment.spec.key,
+                request.text,
+                parameters,
+                limit_ms,
+                request.inputs,
+                asker,
+                on_piece,
+            )
+        except ServingError as refused:
+            self._settle(entry, Failed(refused), started)
+            raise
+        wait.add_done_callback(on_done)
 
     def _begin(
         self, request: InferenceRequest, timeout_ms: float | None, asker: Asker, started: float
@@ -203,7 +221,7 @@ class InferenceService:
         if deployment.draws(parameters):
             return submit(limit_ms)
         key = key_of_work(deployment.spec.key, parameters, request.text, request.inputs)
-        return self._reuse(deployment.spec, key, asker, limit_ms, submit)
+        return self._reuse.join(deployment.spec, key, asker, limit_ms, submit)
 
     def _checked(
         self, request: InferenceRequest, timeout_ms: float | None, entry: _Entry
@@ -221,26 +239,6 @@ class InferenceService:
         limit_ms = float(deployment.spec.default_timeout_ms)
         limit_ms = limit_ms if timeout_ms is None else min(limit_ms, timeout_ms)
         return deployment, parameters, limit_ms
-
-    def _reuse(
-        self, spec: ModelSpec, key: bytes, asker: Asker, limit_ms: float, submit: Submit
-    ) -> "asyncio.Future[Outcome]":
-        """An answer that is kept, or work in flight, or work that begins now.
-
-        Work is shared by those who take turns together: else a single text would wait behind all
-        of another caller's, or of a worse class, for being among them.
-        """
-        cache = self._cache if spec.cache else None
-        if cache is not None:
-            kept = cache.get(key)
-            self._metrics.looked_up(spec.name, spec.version, kept is not None)
-            if kept is not None:
-                return _settled(kept)
-            submit = _keeping(submit, cache, key)
-        in_turn = (key, asker)
-        if self._shared.is_in_flight(in_turn):
-            self._metrics.shared(spec.name, spec.version)
-        return self._shared.join(in_turn, limit_ms, submit)
 
     def _check_length(self, field: str, chars: int) -> None:
         if chars > self._max_text_chars:
@@ -263,26 +261,10 @@ class InferenceService:
             self._metrics.observe_rejected(outcome.error.code)
 
 
-def _settled(outcome: Outcome) -> "asyncio.Future[Outcome]":
-    wait: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-    wait.set_result(outcome)
-    return wait
-
-
-def _keeping(submit: Submit, cache: ResponseCache, key: bytes) -> Submit:
-    """`submit`, whose answer goes into the cache however many wait for it."""
-
-    def keep(ended: "asyncio.Future[Outcome]") -> None:
-        outcome = None if ended.cancelled() else ended.result()
-        if isinstance(outcome, Done):
-            cache.put(key, outcome.answer)
-
-    def submit_and_keep(left_ms: float) -> "asyncio.Future[Outcome]":
-        wait = submit(left_ms)
-        wait.add_done_callback(keep)
-        return wait
-
-    return submit_and_keep
+def _results_until_failure(entries: Sequence[_Entry]) -> list[InferenceResult]:
+    """Those of all, or the first failure alone."""
+    failed = next((entry for entry in entries if isinstance(entry.outcome, Failed)), None)
+    return [_result(entry) for entry in (entries if failed is None else [failed])]
 
 
 def _check_form(deployment: Deployment, request: InferenceRequest) -> None:

@@ -1,20 +1,20 @@
-"""OpenAI's streams as pure functions of pieces: chunks of a chat or of a completion.
+"""OpenAI's streams as pure functions of pieces: chunks of a chat or of completions.
 
-A stream is pieces of the text, of several texts one after the other, and then one result. How
-likely tokens were is told with the last chunk of each choice.
+A stream is pieces of texts, of several in turn as they are written, and then the results. Choices
+are numbered prompt by prompt. How likely tokens were is told with the chunk that has their text;
+of text that is held back, or no part of the answer, with a later one.
 """
 
-from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
-from app.core.types import Answer, Failed
+from app.core.types import Answer, Done, Failed, Piece
 from app.services.inference_service import InferenceResult
 from app.services.openai_generation import Asked, Head, texts_of_answer, usage_of
 from app.services.openai_logprobs import of_chat, of_completion
 from app.services.openai_tools import split_calls, without_calls
-from app.services.streaming import Piece
+from app.workers.messages import unpack_logprobs
 
 Chunk = dict[str, Any]
 Events = AsyncIterator[Piece | InferenceResult]
@@ -27,114 +27,168 @@ class Broken:
     failed: Failed
 
 
-def includes_usage(asked: Asked) -> bool:
-    return (asked.given.get("stream_options") or {}).get("include_usage") is True
+class Writer(Protocol):
+    """What one answer becomes on the wire."""
+
+    def begin(self) -> Iterator[Chunk]:
+        """Before the first piece."""
+
+    def take(self, piece: Piece) -> Iterator[Chunk]: ...
+
+    def end(self, answers: Sequence[Answer]) -> Iterator[Chunk]:
+        """answers: one per prompt."""
 
 
-async def chat_chunks(events: Events, head: Head, asked: Asked) -> AsyncIterator[Chunk | Broken]:
-    writer = _ChatWriter(head, asked)
+async def chunks(events: Events, writer: Writer) -> AsyncIterator[Chunk | Broken]:
+    answers: list[Answer] = []
+    for chunk in writer.begin():
+        yield chunk
     async for event in events:
-        if isinstance(event, InferenceResult):
-            if isinstance(event.outcome, Failed):
-                yield Broken(event.outcome)
+        match event:
+            case Piece():
+                for chunk in writer.take(event):
+                    yield chunk
+            case InferenceResult(outcome=Failed() as failed):
+                yield Broken(failed)
                 return
-            for chunk in writer.end(event.outcome.answer):
-                yield chunk
-        else:
-            for chunk in writer.take(event):
-                yield chunk
-
-
-async def completion_chunks(
-    events: Events, head: Head, asked: Asked
-) -> AsyncIterator[Chunk | Broken]:
-    writer = _CompletionWriter(head, asked)
-    async for event in events:
-        if isinstance(event, InferenceResult):
-            if isinstance(event.outcome, Failed):
-                yield Broken(event.outcome)
-                return
-            for chunk in writer.end(event.outcome.answer):
-                yield chunk
-        elif event.text:
-            yield writer.take(event)
+            case InferenceResult(outcome=Done(answer=answer)):
+                answers.append(answer)
+    for chunk in writer.end(answers):
+        yield chunk
 
 
 @dataclass(slots=True)
-class _ChatWriter:
-    """The first chunk of each choice names the role, the last one the reason of its end."""
+class _Choice:
+    """One text. held: what came of it and is not shown; shown: characters that are. told: entries
+    of logprobs that came; logprobs: those that are not shown. offset: where the next token begins.
+    """
 
-    head: Head
-    asked: Asked
-    texts: dict[int, str] = field(default_factory=lambda: defaultdict(str))  # so far
-    shown: dict[int, int] = field(default_factory=lambda: defaultdict(int))  # characters of each
-    begun: set[int] = field(default_factory=set)
+    offset: int = 0
+    held: str = ""
+    shown: int = 0
+    told: int = 0
+    logprobs: list[dict[str, Any]] = field(default_factory=list)
+
+    def take(self, piece: Piece) -> None:
+        self.held += piece.text
+        for packed in piece.logprobs:
+            self.note(unpack_logprobs(packed))
+
+    def note(self, entries: Sequence[dict[str, Any]]) -> None:
+        self.logprobs += entries
+        self.told += len(entries)
+
+    def show(self, chars: int) -> str:
+        text, self.held = self.held[:chars], self.held[chars:]
+        self.shown += len(text)
+        return text
+
+    def show_logprobs(self) -> list[dict[str, Any]]:
+        shown, self.logprobs = self.logprobs, []
+        return shown
+
+
+class _ChunkWriter:
+    """What chats and completions have in common."""
+
+    kind = ""
+
+    def __init__(self, head: Head, asked: Asked) -> None:
+        self._head = head
+        self._asked = asked
+        self._choices: dict[int, _Choice] = {}
+        options = asked.given.get("stream_options") or {}
+        self._tells_usage = options.get("include_usage") is True
+
+    def begin(self) -> Iterator[Chunk]:
+        yield from ()
 
     def take(self, piece: Piece) -> Iterator[Chunk]:
-        index = piece.index
-        if self.asked.has_tools:
-            text = self.texts[index] = self.texts[index] + piece.text
-            text = text[self.shown[index] : without_calls(text)]
-        else:
-            text = piece.text
-        if text:
-            yield from self._say(index, text)
-            self.shown[index] += len(text)
+        at = piece.request * self._asked.choices_each + piece.index
+        choice = self._choice(at)
+        choice.take(piece)
+        if text := choice.show(self._settled(choice.held)):
+            yield from self._say(at, choice, text)
 
-    def end(self, answer: Answer) -> Iterator[Chunk]:
-        for index, (text, reason, told) in enumerate(texts_of_answer(answer)):
-            left: str = text
-            calls: list[dict[str, Any]] = []
-            if self.asked.has_tools:
-                left, calls = split_calls(text)
-            if left := left[self.shown[index] :]:
-                yield from self._say(index, left)
-            yield from self._begin(index)
-            if calls:
-                reason = "tool_calls"
-                numbered = [{"index": at, **call} for at, call in enumerate(calls)]
-                yield self._chunk(index, {"tool_calls": numbered}, None)
-            yield self._chunk(index, {}, reason, of_chat(told))
-        if includes_usage(self.asked):
-            fields = self.head.fields("chat.completion.chunk")
-            yield {**fields, "choices": [], "usage": usage_of([answer])}
+    def end(self, answers: Sequence[Answer]) -> Iterator[Chunk]:
+        written = [each for answer in answers for each in texts_of_answer(answer)]
+        for at, (text, reason, told) in enumerate(written):
+            choice = self._choice(at)
+            choice.note((told or [])[choice.told :])
+            yield from self._last(at, choice, text, reason)
+        if self._tells_usage:
+            usage = usage_of(answers)
+            yield {**self._head.fields(self.kind), "choices": [], "usage": usage}
 
-    def _say(self, index: int, text: str) -> Iterator[Chunk]:
-        yield from self._begin(index)
-        yield self._chunk(index, {"content": text}, None)
+    def _choice(self, at: int) -> _Choice:
+        if at not in self._choices:
+            self._choices[at] = _Choice(self._asked.chars_in_front(at))
+        return self._choices[at]
 
-    def _begin(self, index: int) -> Iterator[Chunk]:
-        if index not in self.begun:
-            self.begun.add(index)
-            yield self._chunk(index, {"role": "assistant", "content": ""}, None)
+    def _settled(self, text: str) -> int:
+        """How many characters can be shown of what is held."""
+        return len(text)
 
-    def _chunk(
-        self, index: int, delta: dict[str, Any], reason: str | None, logprobs: Any = None
-    ) -> Chunk:
-        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
-        chunk = {**self.head.fields("chat.completion.chunk"), "choices": [choice]}
-        return {**chunk, "usage": None} if includes_usage(self.asked) else chunk
+    def _say(self, at: int, choice: _Choice, text: str) -> Iterator[Chunk]:
+        raise NotImplementedError
+
+    def _last(self, at: int, choice: _Choice, text: str, reason: str) -> Iterator[Chunk]:
+        raise NotImplementedError
+
+    def _chunk(self, at: int, fields: Chunk, reason: str | None = None) -> Chunk:
+        choice = {"index": at, "logprobs": None, **fields, "finish_reason": reason}
+        chunk = {**self._head.fields(self.kind), "choices": [choice]}
+        return {**chunk, "usage": None} if self._tells_usage else chunk
 
 
-@dataclass(slots=True)
-class _CompletionWriter:
-    head: Head
-    asked: Asked
-    shown: dict[int, int] = field(default_factory=lambda: defaultdict(int))
+class ChatWriter(_ChunkWriter):
+    """The first chunk of each choice names the role, the last one the reason of its end; calls of
+    tools come whole in front of that."""
 
-    def take(self, piece: Piece) -> Chunk:
-        self.shown[piece.index] += len(piece.text)
-        return self._chunk(piece.index, piece.text, None)
+    kind = "chat.completion.chunk"
 
-    def end(self, answer: Answer) -> Iterator[Chunk]:
-        for index, (text, reason, told) in enumerate(texts_of_answer(answer)):
-            left = text[self.shown[index] :]
-            yield self._chunk(index, left, reason, of_completion(told))
-        if includes_usage(self.asked):
-            fields = self.head.fields("text_completion")
-            yield {**fields, "choices": [], "usage": usage_of([answer])}
+    def __init__(self, head: Head, asked: Asked) -> None:
+        super().__init__(head, asked)
+        self._begun: set[int] = set()
 
-    def _chunk(self, index: int, text: str, reason: str | None, logprobs: Any = None) -> Chunk:
-        choice = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
-        chunk = {**self.head.fields("text_completion"), "choices": [choice]}
-        return {**chunk, "usage": None} if includes_usage(self.asked) else chunk
+    def _settled(self, text: str) -> int:
+        return without_calls(text) if self._asked.has_tools else len(text)
+
+    def _say(self, at: int, choice: _Choice, text: str) -> Iterator[Chunk]:
+        yield from self._open(at)
+        logprobs = of_chat(choice.show_logprobs() or None)
+        yield self._chunk(at, {"delta": {"content": text}, "logprobs": logprobs})
+
+    def _last(self, at: int, choice: _Choice, text: str, reason: str) -> Iterator[Chunk]:
+        left, calls = split_calls(text) if self._asked.has_tools else (text, [])
+        if rest := left[choice.shown :]:
+            yield from self._say(at, choice, rest)
+        yield from self._open(at)
+        if calls:
+            reason = "tool_calls"
+            numbered = [{"index": number, **call} for number, call in enumerate(calls)]
+            yield self._chunk(at, {"delta": {"tool_calls": numbered}})
+        logprobs = of_chat(choice.show_logprobs() or None)
+        yield self._chunk(at, {"delta": {}, "logprobs": logprobs}, reason)
+
+    def _open(self, at: int) -> Iterator[Chunk]:
+        if at not in self._begun:
+            self._begun.add(at)
+            yield self._chunk(at, {"delta": {"role": "assistant", "content": ""}})
+
+
+class CompletionWriter(_ChunkWriter):
+    """The last chunk of each choice has the rest of its text, and the reason of its end."""
+
+    kind = "text_completion"
+
+    def _say(
+        self, at: int, choice: _Choice, text: str, reason: str | None = None
+    ) -> Iterator[Chunk]:
+        entries = choice.show_logprobs()
+        logprobs = of_completion(entries or None, choice.offset)
+        choice.offset += sum(len(entry["token"]) for entry in entries)
+        yield self._chunk(at, {"text": text, "logprobs": logprobs}, reason)
+
+    def _last(self, at: int, choice: _Choice, text: str, reason: str) -> Iterator[Chunk]:
+        yield from self._say(at, choice, text[choice.shown :], reason)

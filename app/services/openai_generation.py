@@ -16,7 +16,7 @@ from app.core.texts import problem_of_text
 from app.core.types import Answer
 from app.services.inference_service import InferenceRequest
 from app.services.model_service import ServedVersion
-from app.services.openai_logprobs import logprobs_of, of_chat, of_completion
+from app.services.openai_logprobs import logprobs_of, mean_logprob, of_chat, of_completion
 from app.services.openai_parameters import UnsupportedParameter, parameters_of
 from app.services.openai_tools import split_calls
 
@@ -25,16 +25,23 @@ MAX_CHOICES = 128  # of all prompts of a completion together
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What was asked for. given: the fields that were sent. requests: one per prompt."""
+    """What was asked for. given: the fields that were sent. requests: one per prompt. is_ranked:
+    more texts are written than are answered, the best of them."""
 
     given: Mapping[str, Any]
     requests: list[InferenceRequest]
     has_tools: bool = False
+    is_ranked: bool = False
 
     @property
     def choices_each(self) -> int:
         count: int = self.given.get("n", 1)
         return count
+
+    def chars_in_front(self, choice: int) -> int:
+        """Of the prompt, where it is repeated."""
+        is_echoed = self.given.get("echo", False)
+        return len(self.requests[choice // self.choices_each].text) if is_echoed else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +71,7 @@ def asked_of_chat(given: Mapping[str, Any], found: ServedVersion) -> Asked:
     conversation = {"messages": given["messages"]}
     if tools:
         conversation["tools"] = tools
+        conversation["tool_choice"] = given.get("tool_choice", "auto")
     if "chat_template_kwargs" in given:
         conversation["chat_template_kwargs"] = given["chat_template_kwargs"]
     parameters = parameters_of(_plain(given), found.parameters, key)
@@ -80,17 +88,30 @@ def asked_of_completion(
         raise InvalidRequest(f"model {key} does not complete texts, its task is {found.task}")
     if given.get("suffix"):
         raise UnsupportedParameter("suffix", "models here continue a text at its end")
-    if given.get("best_of", given.get("n", 1)) != given.get("n", 1):
-        raise UnsupportedParameter("best_of", "answers are not ranked; send n alone")
-    if len(prompts) * given.get("n", 1) > MAX_CHOICES:
-        raise InvalidRequest(f"n times the prompts is more than {MAX_CHOICES} choices")
+    is_ranked = _is_ranked(given)
+    if len(prompts) * given.get("best_of", given.get("n", 1)) > MAX_CHOICES:
+        name = "best_of" if is_ranked else "n"
+        raise InvalidRequest(f"{name} times the prompts is more than {MAX_CHOICES} choices")
     for prompt in prompts:
         if (problem := problem_of_text(prompt, max_chars)) is not None:
             raise InvalidRequest(f"prompt {problem}")
-    parameters = parameters_of(given, found.parameters, key)
-    return Asked(
-        given, [InferenceRequest(text, found.name, found.version, parameters) for text in prompts]
-    )
+    ranked_by = {"logprobs": given.get("logprobs", 0)} if is_ranked else {}
+    parameters = parameters_of({**given, **ranked_by}, found.parameters, key)
+    requests = [InferenceRequest(text, found.name, found.version, parameters) for text in prompts]
+    return Asked(given, requests, is_ranked=is_ranked)
+
+
+def _is_ranked(given: Mapping[str, Any]) -> bool:
+    count = given.get("n", 1)
+    best_of = given.get("best_of", count)
+    if best_of < count:
+        raise InvalidRequest(f"best_of is {best_of}, but n is {count}; raise best_of to n at least")
+    if best_of > count and given.get("stream"):
+        raise InvalidRequest(
+            f"best_of is {best_of} and n {count}, and which texts are best is not known before "
+            "their ends; leave out stream or best_of"
+        )
+    return bool(best_of > count)
 
 
 def _plain(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -129,15 +150,12 @@ def _schema(form: Mapping[str, Any]) -> str | None:
 
 
 def _tools(given: Mapping[str, Any]) -> list[Any]:
-    """Those that the model may call. To force a call, its tokens would have to be restrained."""
+    """Those that the model may call; who has to call one is told by its worker (tool_calls.py)."""
     choice = given.get("tool_choice", "auto")
     tools: list[Any] = given.get("tools", [])
-    if choice == "none" or (choice == "auto" and not tools):
-        return []
-    if choice != "auto":
-        shown = choice if isinstance(choice, str) else "a named function"
-        raise UnsupportedParameter("tool_choice", f'{shown[:64]} cannot be forced; send "auto"')
-    return tools
+    if choice not in ("auto", "none") and not tools:
+        raise InvalidRequest("tool_choice asks for a call, but tools is empty; send both")
+    return [] if choice == "none" else tools
 
 
 def usage_of(answers: Sequence[Answer]) -> dict[str, int]:
@@ -180,11 +198,22 @@ def _choice(index: int, text: str, reason: str, logprobs: Any, asked: Asked) -> 
     return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": reason}
 
 
-def completion_answer(head: Head, answers: Sequence[Answer]) -> dict[str, Any]:
+def _chosen(asked: Asked, answer: Answer) -> list[tuple[str, str, Any]]:
+    """The texts of an answer; where they are ranked, the best of them, by their mean logprob."""
+    written = texts_of_answer(answer)
+    if not asked.is_ranked:
+        return written
+    best = sorted(written, key=lambda each: mean_logprob(each[2]), reverse=True)
+    shows = "logprobs" in asked.given
+    return [(text, why, told if shows else None) for text, why, told in best][: asked.choices_each]
+
+
+def completion_answer(head: Head, asked: Asked, answers: Sequence[Answer]) -> dict[str, Any]:
     """Choices go prompt by prompt."""
-    written = [each for answer in answers for each in texts_of_answer(answer)]
-    choices = [
-        {"index": at, "text": text, "logprobs": of_completion(told), "finish_reason": reason}
-        for at, (text, reason, told) in enumerate(written)
-    ]
+    written = [each for answer in answers for each in _chosen(asked, answer)]
+    choices = []
+    for at, (text, reason, told) in enumerate(written):
+        logprobs = of_completion(told, asked.chars_in_front(at))
+        shown = {"index": at, "text": text, "logprobs": logprobs, "finish_reason": reason}
+        choices.append(shown)
     return {**head.fields("text_completion"), "choices": choices, "usage": usage_of(answers)}

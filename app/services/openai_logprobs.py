@@ -4,6 +4,7 @@ A task that declares `logprobs` tells them in its answer's metadata under the sa
 text a list with an entry per token, `{"token": text, "logprob": number, "top": [[text, number]]}`.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,11 @@ def logprobs_of(answer: Answer, texts: int) -> list[Any]:
     if told is None:
         return [None] * texts
     return [told] if isinstance(answer.value, str) else list(told)
+
+
+def mean_logprob(told: Sequence[dict[str, Any]]) -> float:
+    """By which texts of different lengths are compared; one without tokens is the least."""
+    return sum(entry["logprob"] for entry in told) / len(told) if told else -math.inf
 
 
 def of_chat(told: Sequence[dict[str, Any]] | None) -> dict[str, Any] | None:
@@ -35,10 +41,11 @@ def _token(text: str, logprob: float) -> dict[str, Any]:
     return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
 
 
-def of_completion(told: Sequence[dict[str, Any]] | None) -> dict[str, Any] | None:
+def of_completion(told: Sequence[dict[str, Any]] | None, offset: int = 0) -> dict[str, Any] | None:
+    """offset: characters in front of the first token."""
     if told is None:
         return None
-    offsets, at = [], 0
+    offsets, at = [], offset
     for entry in told:
         offsets.append(at)
         at += len(entry["token"])

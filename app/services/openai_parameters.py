@@ -17,6 +17,7 @@ OURS: Mapping[str, str] = {  # of two names for one thing the later wins
     "top_k": "top_k",
     "min_p": "min_p",
     "n": "num_return_sequences",
+    "best_of": "num_return_sequences",
     "max_tokens": "max_new_tokens",
     "max_completion_tokens": "max_new_tokens",
     "max_output_tokens": "max_new_tokens",
@@ -36,6 +37,7 @@ OURS: Mapping[str, str] = {  # of two names for one thing the later wins
 ASKS_NOTHING: Mapping[str, tuple[Any, ...]] = {
     "min_p": (0,),
     "n": (1,),
+    "best_of": (1,),
     "logit_bias": ({},),
     "frequency_penalty": (0,),
     "presence_penalty": (0,),

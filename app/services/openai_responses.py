@@ -1,14 +1,12 @@
 """OpenAI's responses as a chat of ours: requests in, answers and streams of events out."""
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from app.core.errors import InvalidRequest
-from app.core.types import Answer, Failed
-from app.services.inference_service import InferenceResult
+from app.core.types import Answer, Piece
 from app.services.model_service import ServedVersion
-from app.services.openai_chunks import Broken, Events
 from app.services.openai_generation import Asked, Head, asked_of_chat, new_id
 from app.services.openai_parameters import UnsupportedParameter
 from app.services.openai_tools import split_calls, without_calls
@@ -34,6 +32,9 @@ def asked_of_response(given: Mapping[str, Any], found: ServedVersion) -> Asked:
     chat["messages"] = _messages(given)
     if form := _format(given.get("text", {}).get("format")):
         chat["response_format"] = form
+    choice = given.get("tool_choice")
+    if isinstance(choice, dict) and "name" in choice:
+        chat["tool_choice"] = {**choice, "function": {"name": choice["name"]}}
     if "tools" in given:
         chat["tools"] = [_tool(tool, at) for at, tool in enumerate(given["tools"])]
     asked = asked_of_chat(chat, found)
@@ -169,27 +170,10 @@ def _usage(answer: Answer) -> dict[str, Any]:
     }
 
 
-async def response_events(
-    events: Events, head: Head, asked: Asked
-) -> AsyncIterator[Event | Broken]:
-    writer = _EventWriter(head, asked)
-    for made in writer.begin():
-        yield made
-    async for event in events:
-        if not isinstance(event, InferenceResult):
-            for made in writer.take(event.text):
-                yield made
-        elif isinstance(event.outcome, Failed):
-            yield Broken(event.outcome)
-            return
-        else:
-            for made in writer.end(event.outcome.answer):
-                yield made
-
-
 @dataclass(slots=True)
-class _EventWriter:
-    """The message begins with its first text; function calls come whole, at the end."""
+class ResponseWriter:
+    """Named events, by the rules of openai_chunks.py. The message begins with its first text;
+    function calls come whole, at the end."""
 
     head: Head
     asked: Asked
@@ -204,12 +188,13 @@ class _EventWriter:
         yield self._event("response.created", response=response)
         yield self._event("response.in_progress", response=response)
 
-    def take(self, piece: str) -> Iterator[Event]:
-        self.text += piece
+    def take(self, piece: Piece) -> Iterator[Event]:
+        self.text += piece.text
         safe = without_calls(self.text) if self.asked.has_tools else len(self.text)
         yield from self._say(self.text[self.shown : safe])
 
-    def end(self, answer: Answer) -> Iterator[Event]:
+    def end(self, answers: Sequence[Answer]) -> Iterator[Event]:
+        (answer,) = answers
         items = list(_items(answer.value, self.asked.has_tools, self.message_id))
         for at, item in enumerate(items):
             if item["type"] == "message":

@@ -1,9 +1,4 @@
-"""Tool calls in what a model wrote, in the form that Hermes and Qwen were trained to write.
-
-<tool_call>
-{"name": "weather", "arguments": {"city": "Oslo"}}
-</tool_call>
-"""
+"""Calls of tools in what a model wrote (core/tool_calls.py)."""
 
 import re
 import secrets
@@ -11,7 +6,8 @@ from typing import Any
 
 import msgspec
 
-BEGIN, END = "<tool_call>", "</tool_call>"
+from app.core.tool_calls import BEGIN, END
+
 _CALL = re.compile(rf"{BEGIN}\s*(.*?)\s*(?:{END}|\Z)", re.DOTALL)
 
 

@@ -1,37 +1,36 @@
-"""A text between its worker and its reader: pieces wait here, as one, until they are taken.
+"""Texts between their worker and their reader: pieces wait here, as one of each text, until they
+are taken.
 
 However slow the reader, no more than `MOST_HELD_BYTES` wait: then the stream is broken off. A
 reader that takes nothing at all is ended earlier by the edge (ANSWER_TIMEOUT_S).
 """
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from app.core.errors import Cancelled
+from app.core.types import Piece
 
 MOST_HELD_BYTES = 64 * 2**10
 TOO_SLOW = f"the answer was not read: {MOST_HELD_BYTES // 2**10} KiB of it waited to be sent"
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """What an answer's text is longer by, and how many tokens that is.
+@dataclass(slots=True)
+class _Waiting:
+    """Pieces of one text that nobody has taken."""
 
-    index: which text, where several were asked for.
-    """
-
-    text: str
-    tokens: int
-    index: int = 0
+    texts: list[str] = field(default_factory=list)
+    tokens: int = 0
+    logprobs: list[bytes] = field(default_factory=list)
+    size: int = 0
 
 
 class PieceBuffer:
-    """One writer, one reader, both on the loop."""
+    """One writer, one reader, both on the loop. The room is that of all texts together."""
 
     def __init__(self) -> None:
-        self._texts: list[str] = []
-        self._tokens = 0
+        self._waiting: dict[tuple[int, int], _Waiting] = {}  # the longest waiting first
         self._bytes = 0
         self._news = asyncio.Event()
         self._is_closed = False
@@ -40,13 +39,18 @@ class PieceBuffer:
     def held_bytes(self) -> int:
         return self._bytes
 
-    def put(self, text: str, tokens: int) -> bool:
+    def put(self, piece: Piece, request: int = 0) -> bool:
         """False if there is no room: the reader is too slow."""
+        text = piece.text
         size = len(text) if text.isascii() else len(text.encode())
+        size += sum(map(len, piece.logprobs))
         if self._bytes + size > MOST_HELD_BYTES:
             return False
-        self._texts.append(text)
-        self._tokens += tokens
+        waiting = self._waiting.setdefault((request, piece.index), _Waiting())
+        waiting.texts.append(text)
+        waiting.tokens += piece.tokens
+        waiting.logprobs += piece.logprobs
+        waiting.size += size
         self._bytes += size
         self._news.set()
         return True
@@ -57,18 +61,21 @@ class PieceBuffer:
         self._news.set()
 
     async def take(self) -> Piece | None:
-        """All that waits, as soon as there is something; None once it is closed and empty."""
+        """All that waits of one text, as soon as there is something; None once it is closed and
+        empty."""
         await self._news.wait()
-        if not self._texts:
+        if not self._waiting:
             return None
-        piece = Piece("".join(self._texts), self._tokens)
-        self._texts, self._tokens, self._bytes = [], 0, 0
-        if not self._is_closed:
+        request, index = place = next(iter(self._waiting))
+        waiting = self._waiting.pop(place)
+        self._bytes -= waiting.size
+        if not self._is_closed and not self._waiting:
             self._news.clear()
-        return piece
+        text, logprobs = "".join(waiting.texts), tuple(waiting.logprobs)
+        return Piece(text, waiting.tokens, index, logprobs, request)
 
 
-def whole(value: Any, tokens: int) -> list[Piece]:
+def whole(value: Any, tokens: int, request: int = 0) -> list[Piece]:
     """An answer that was not written in pieces: each text as one; nothing of other values.
 
     The tokens of several texts are only known together, and are told with the last.
@@ -77,7 +84,9 @@ def whole(value: Any, tokens: int) -> list[Piece]:
     if not all(isinstance(text, str) for text in texts):
         return []
     last = len(texts) - 1
-    return [Piece(text, tokens * (at == last), at) for at, text in enumerate(texts)]
+    return [
+        Piece(text, tokens * (at == last), at, request=request) for at, text in enumerate(texts)
+    ]
 
 
 def too_slow() -> Cancelled:

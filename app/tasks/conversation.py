@@ -14,10 +14,12 @@ import structlog
 from app.core.errors import CannotLoad, InvalidRequest
 from app.tasks.chat_files import ChatFiles, read_chat_files
 from app.tasks.chat_template import ChatTemplate
+from app.tasks.tool_calls import ForcedCall, forced_call, is_forced
 
 log = structlog.get_logger()
 
 MESSAGES, TOOLS, OPTIONS = "messages", "tools", "chat_template_kwargs"
+CHOICE = "tool_choice"
 ROLES = ("system", "developer", "user", "assistant", "tool")
 MAX_MESSAGES = 2048
 MAX_TOOLS = 128
@@ -37,8 +39,13 @@ class Conversations:
         }
 
     @classmethod
-    def of_model(cls, model: Path) -> "Conversations":
-        """By what lies beside the weights. A broken template costs the chat, not the model."""
+    def of_model(cls, model: Path, template: str | None = None) -> "Conversations":
+        """By what lies beside the weights, or by a template in its place.
+
+        The model's own, broken, costs the chat, not the model; of another one CannotLoad is raised.
+        """
+        if template is not None:
+            return cls(ChatFiles({"default": template}, _tokens_of(model)))
         try:
             return cls(read_chat_files(model))
         except (OSError, ValueError, CannotLoad) as error:
@@ -46,15 +53,25 @@ class Conversations:
             return cls(ChatFiles(), f"its chat template is broken: {error}")
 
     def prompt(self, given: Mapping[str, Any]) -> str:
-        """given: `messages`; maybe `tools`, `chat_template_kwargs`. Raises InvalidRequest."""
-        if unknown := sorted(set(given) - {MESSAGES, TOOLS, OPTIONS}):
+        """given: `messages`; maybe `tools`, `tool_choice`, `chat_template_kwargs`.
+
+        Raises InvalidRequest."""
+        if unknown := sorted(set(given) - {MESSAGES, TOOLS, CHOICE, OPTIONS}):
             raise InvalidRequest(f"inputs.{unknown[0][:64]} is unknown; send {MESSAGES} or text")
-        tools = _tools(given.get(TOOLS))
+        tools = _tools(given)
         template = self._template(has_tools=bool(tools))
         messages = _messages(given.get(MESSAGES), template.knows_developer)
         if tools and not template.knows_tools:
             raise InvalidRequest("tools is not supported: the model's chat template knows no tools")
         return template.render(messages, tools, _options(given.get(OPTIONS), template.names))
+
+    def forced_call(self, given: Mapping[str, Any]) -> ForcedCall | None:
+        """The call that `tool_choice` asks for, if it does. Raises InvalidRequest."""
+        choice = given.get(CHOICE)
+        if not is_forced(choice):
+            return None
+        tools = _tools(given) or []
+        return forced_call(choice, tools, self._template(has_tools=bool(tools)))
 
     def _template(self, *, has_tools: bool) -> ChatTemplate:
         found = self._templates.get("tool_use") if has_tools else None
@@ -63,6 +80,13 @@ class Conversations:
             why = self._why_not or "it has no chat template; send text to continue"
             raise InvalidRequest(f"messages is not what the model takes: {why}")
         return found
+
+
+def _tokens_of(model: Path) -> Mapping[str, str]:
+    try:
+        return read_chat_files(model).tokens
+    except (OSError, ValueError):
+        return {}
 
 
 def _messages(given: Any, knows_developer: bool) -> list[dict[str, Any]]:
@@ -136,8 +160,10 @@ def _call(call: Any, where: str) -> dict[str, Any]:
     return {"id": str(call.get("id", "")), "type": "function", "function": named}
 
 
-def _tools(given: Any) -> list[dict[str, Any]] | None:
-    if given is None or given == []:
+def _tools(conversation: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+    """Those that may be called."""
+    given = conversation.get(TOOLS)
+    if given is None or given == [] or conversation.get(CHOICE) == "none":
         return None
     if not isinstance(given, list) or len(given) > MAX_TOOLS:
         raise InvalidRequest(f"tools must be a list of at most {MAX_TOOLS} tools")

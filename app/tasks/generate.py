@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from app.core.errors import InputTooLong, InvalidRequest
-from app.core.inference import Generated, Sampling, TokenIds, Tokenizer
+from app.core.inference import Generated, Sampling, SteeredTokenizer, TokenIds, Tokenizer
 from app.core.types import Answer, Usage
 from app.tasks.chat_files import ChatFiles
 from app.tasks.conversation import Conversations
 from app.tasks.documents import Marks
 from app.tasks.sampling import OWN_NEW_TOKENS, Choice, Defaults, choose, defaults_of
 from app.tasks.steering import steer, told
+from app.tasks.tool_calls import ForcedCall
 
 SEED_BITS = 53  # exact in every JSON reader
 CHAT_NEW_TOKENS = 1024  # who talks expects the whole answer
@@ -21,22 +22,12 @@ CHAT_NEW_TOKENS = 1024  # who talks expects the whole answer
 
 @dataclass(frozen=True, slots=True)
 class GenerationPlan:
-    """A prompt, ready to run. most_tokens: the room it can ever need in the cache."""
+    """A prompt, ready to run. head: what stands in front of each continuation in the answer;
+    most_tokens: the room it can ever need in the cache."""
 
-    text: str
     prompt: TokenIds
     sampling: Sampling
-    return_full_text: bool
-
-    @property
-    def is_single(self) -> bool:
-        """Whether one text grows from its first token to its last."""
-        return self.sampling.sequences == 1 and self.sampling.beams == 1
-
-    @property
-    def head(self) -> str:
-        """What stands in front of each continuation."""
-        return self.text if self.return_full_text else ""
+    head: str
 
     @property
     def most_tokens(self) -> int:
@@ -66,22 +57,34 @@ class Generate:
     """Continues a text as it stands, or a conversation by the model's own chat template.
 
     generation: the checkpoint's defaults, by transformers' names; requests override them.
+    chat_template_file: a template in place of the model's own.
     """
 
-    def __init__(self, generation: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        generation: Mapping[str, Any] | None = None,
+        chat_template_file: str | None = None,
+    ) -> None:
         self._defaults = defaults_of(generation)
+        own = chat_template_file
+        self._template = None if own is None else Path(own).read_text(encoding="utf-8")
         self._conversations = Conversations(ChatFiles())
 
     def read_model(self, files: Mapping[str, str]) -> None:
+        """Raises CannotLoad for a template of the version's own that cannot be read."""
         if "model" in files:  # else whatever generates has no files, and no template
-            self._conversations = Conversations.of_model(Path(files["model"]))
+            self._conversations = Conversations.of_model(Path(files["model"]), self._template)
 
     def prepare(
         self, given: str | Mapping[str, Any], parameters: Mapping[str, Any], tokenizer: Tokenizer
     ) -> GenerationPlan:
+        opening = ""
         if is_chat := not isinstance(given, str):
             text = self._conversations.prompt(given)
-            prompt = _unmarked(text, tokenizer)
+            if (call := self._conversations.forced_call(given)) is not None:
+                parameters = {**parameters, "json_schema": _schema_of_call(call, tokenizer)}
+                opening = call.opening
+            prompt = _unmarked(text + opening, tokenizer)
         else:
             text = given
             prompt = tokenizer.encode([text])[0]
@@ -91,10 +94,9 @@ class Generate:
         own = CHAT_NEW_TOKENS if is_chat else OWN_NEW_TOKENS
         most = _new_tokens(len(prompt), parameters, self._defaults, tokenizer, own)
         return GenerationPlan(
-            text=text,
             prompt=prompt,
             sampling=self._sampling(prompt, parameters, choice, most, tokenizer),
-            return_full_text=parameters["return_full_text"],
+            head=(text if parameters["return_full_text"] else "") + opening,
         )
 
     def _sampling(
@@ -147,6 +149,16 @@ class Generate:
             metadata=metadata,
             usage=Usage(len(plan.prompt), sum(len(g.token_ids) for g in generated)),
         )
+
+
+def _schema_of_call(call: ForcedCall, tokenizer: Tokenizer) -> str:
+    if not isinstance(tokenizer, SteeredTokenizer):
+        raise InvalidRequest("tool_choice cannot force a call with this version's runtime")
+    try:
+        tokenizer.check_schema(call.schema)
+    except InvalidRequest as refused:
+        raise InvalidRequest(f"tools cannot be used to force a call: {refused}") from refused
+    return call.schema
 
 
 def _unmarked(text: str, tokenizer: Tokenizer) -> TokenIds:

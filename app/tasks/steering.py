@@ -3,10 +3,11 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 from app.core.errors import InvalidRequest
-from app.core.inference import Generated, Sampling, SteeredTokenizer, Tokenizer
+from app.core.inference import Generated, Sampling, SteeredTokenizer, TokenLogprob, Tokenizer
 
 NEUTRAL: Mapping[str, Any] = {
     "min_p": 0,
@@ -17,7 +18,10 @@ NEUTRAL: Mapping[str, Any] = {
 MOST_BIASED = 1024
 MOST_BIAS = 100
 
+MOST_TEXTS = 16_384  # of tokens that are kept
+
 Decode = Callable[[Sequence[int]], str]
+TokenText = Callable[[int], str]
 
 
 def steer(sampling: Sampling, parameters: Mapping[str, Any], tokenizer: Tokenizer) -> Sampling:
@@ -45,21 +49,34 @@ def steer(sampling: Sampling, parameters: Mapping[str, Any], tokenizer: Tokenize
     )
 
 
+def token_texts(decode: Decode) -> TokenText:
+    """Text of single tokens. Kept, because the likeliest tokens are mostly the same few."""
+    return lru_cache(MOST_TEXTS)(lambda token: decode([token]))
+
+
 def told(generated: Sequence[Generated], decode: Decode) -> list[list[dict[str, Any]]]:
-    """What `metadata.logprobs` says of each text, token by token: `token`, `logprob`, and in `top`
-    the likeliest as pairs of both. A token that ended a text and is not part of it is left out."""
-    return [_of_text(text, decode) for text in generated]
+    """What `metadata.logprobs` says of each text. A token that ended a text and is not part of it
+    is left out."""
+    text_of = token_texts(decode)
+    return [_of_text(text, text_of) for text in generated]
 
 
-def _of_text(text: Generated, decode: Decode) -> list[dict[str, Any]]:
-    entries = [
+def entries_of(
+    token_ids: Sequence[int], logprobs: Sequence[TokenLogprob], text_of: TokenText
+) -> list[dict[str, Any]]:
+    """Token by token: `token`, `logprob`, and in `top` the likeliest as pairs of both."""
+    return [
         {
-            "token": decode([token]),
+            "token": text_of(token),
             "logprob": said.logprob,
-            "top": [[decode([other]), logprob] for other, logprob in said.top],
+            "top": [[text_of(other), logprob] for other, logprob in said.top],
         }
-        for token, said in zip(text.token_ids, text.logprobs, strict=True)
+        for token, said in zip(token_ids, logprobs, strict=True)
     ]
+
+
+def _of_text(text: Generated, text_of: TokenText) -> list[dict[str, Any]]:
+    entries = entries_of(text.token_ids, text.logprobs, text_of)
     has_end = text.finish_reason == "stop" and bool(entries) and not entries[-1]["token"]
     return entries[:-1] if has_end else entries
 

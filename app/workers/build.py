@@ -158,14 +158,14 @@ def _tasks(load: Load) -> tuple[dict[str, Any], dict[str, str]]:
     for version in load.versions:
         files = {f"{role}_file": path for role, path in version.files.items()}
         try:
-            tasks[version.key] = build_task(version.task, load.kind, **version.options, **files)
+            task = build_task(version.task, load.kind, **version.options, **files)
+            if isinstance(task, ReadsModel):
+                task.read_model(load.files)
+            tasks[version.key] = task
         except CannotLoad as error:
             refused[version.key] = str(error)
     if not tasks:
         raise CannotLoad("; ".join(refused.values()))
-    for task in tasks.values():
-        if isinstance(task, ReadsModel):
-            task.read_model(load.files)
     return tasks, refused
 
 

@@ -3,7 +3,7 @@
 The way of an item: `submit` tokenises it -> it waits in the step scheduler -> joins before some
 step -> after its last token the task makes the answer -> `reply`. Between two steps the loop reads
 messages, so callers come and go once per token. Of a text that is streamed each step tells what it
-added (tasks/detokenise.py). Nothing is done in another thread: a step holds
+added (telling.py). Nothing is done in another thread: a step holds
 the interpreter (docs/adr/0004), and a thread that tokenises would wait for several.
 """
 
@@ -14,13 +14,12 @@ from dataclasses import dataclass
 import structlog
 
 from app.core.clock import Clock
-from app.core.errors import DeadlineExceeded, InputTooLong, InvariantBroken, ServingError
+from app.core.errors import DeadlineExceeded, InputTooLong, ServingError
 from app.core.inference import Generated
-from app.core.types import Answer
-from app.runtimes.base import DecodesMany, StepOutcome, StepRuntime
+from app.core.types import Piece
+from app.runtimes.base import StepOutcome, StepRuntime
 from app.scheduling.engine import Sequence as Waiting
 from app.scheduling.engine import StepScheduler
-from app.tasks.detokenise import TextStream, TokenReader, reader_of
 from app.tasks.generate import GenerationPlan, GenerativeTask
 from app.workers.lease import LeaseClient
 from app.workers.messages import (
@@ -34,22 +33,21 @@ from app.workers.messages import (
     unpack_inputs,
 )
 from app.workers.replies import Announce, Reply, done, failed
+from app.workers.telling import OpenText, Teller
 
 log = structlog.get_logger()
 
 
 @dataclass(slots=True)
 class Pending:
-    """An item between its arrival and its answer. told: tokens of the pieces so far."""
+    """An item between its arrival and its answer. texts: those that are streamed."""
 
     item: WireItem
     task: GenerativeTask
     arrived: float
     plan: GenerationPlan | None = None
     started: float | None = None
-    stream: TextStream | None = None
-    untold: int = 0
-    told: int = 0
+    texts: Sequence[OpenText] = ()
 
 
 class GeneratingLoop:
@@ -76,8 +74,8 @@ class GeneratingLoop:
         self._pending: dict[int, Pending] = {}
         self._wake = asyncio.Event()
         self._batches: list[BatchRan] = []
-        self._pieces: list[tuple[int, str, int]] = []  # of the step under way
-        self._reader: TokenReader | None = None
+        self._pieces: list[tuple[int, Piece]] = []  # of the step under way
+        self._teller = Teller(runtime)
 
     def submit(self, items: Iterable[WireItem]) -> None:
         now = self._clock.now()
@@ -180,8 +178,8 @@ class GeneratingLoop:
         if plan is None:
             raise ServingError(f"item {item_id} joined before it was prepared")
         self._announce(Started(item_id, [item_id], 0.0))  # how long it writes, only the end tells
-        if pending.item.stream and plan.is_single:
-            pending.stream = self._stream(plan)
+        if pending.item.stream:
+            pending.texts = self._teller.open(plan)
         try:
             self._runtime.add(item_id, plan.prompt, plan.sampling)
         except Exception:
@@ -189,11 +187,6 @@ class GeneratingLoop:
             self._announce(Ended(item_id))
             self._scheduler.apply([item_id])
             self._fail([item_id], ServingError())
-
-    def _stream(self, plan: GenerationPlan) -> TextStream:
-        if self._reader is None:
-            self._reader = reader_of(self._runtime.tokenizer, self._runtime.decode)
-        return TextStream(self._reader, stops=plan.sampling.stop, head=plan.head)
 
     def _book(self, outcome: StepOutcome, running: int, ms: float) -> None:
         self._scheduler.apply(outcome.finished)
@@ -215,34 +208,13 @@ class GeneratingLoop:
 
     def _tell(self, outcome: StepOutcome) -> None:
         """What the step added to texts that are streamed; of those that ended, `_finish` does."""
-        due: list[tuple[Pending, TextStream, list[int]]] = []
-        for item_id, token_ids in outcome.written.items():
-            pending = self._pending.get(item_id)
-            if pending is None or pending.stream is None or item_id in outcome.finished:
-                continue
-            pending.untold += len(token_ids)
-            if (window := pending.stream.take(token_ids)) is not None:
-                due.append((pending, pending.stream, window))
-        texts = self._decoded([window for *_, window in due])
-        for (pending, stream, window), text in zip(due, texts, strict=True):
-            if piece := stream.tell(window, text):
-                self._pieces.append((pending.item.id, piece, pending.untold))
-                pending.told += pending.untold
-                pending.untold = 0
-
-    def _decoded(self, rows: list[list[int]]) -> list[str]:
-        if len(rows) > 1 and isinstance(self._runtime, DecodesMany):
-            return self._runtime.decode_many(rows)
-        return [self._runtime.decode(row) for row in rows]
-
-    def _tell_rest(self, pending: Pending, answer: Answer) -> None:
-        if pending.stream is None:
-            return
-        rest = pending.stream.end(answer.value)
-        if rest is None:
-            raise InvariantBroken("pieces were told that the text does not have")
-        if rest:
-            self._pieces.append((pending.item.id, rest, answer.usage.output_tokens - pending.told))
+        self._pieces += self._teller.tell(
+            (item_id, pending.texts, written)
+            for item_id, written in outcome.written.items()
+            if item_id not in outcome.finished
+            and (pending := self._pending.get(item_id)) is not None
+            and pending.texts
+        )
 
     def _finish(self, pending: Pending, generated: Sequence[Generated]) -> ItemDone | ItemFailed:
         item, plan = pending.item, pending.plan
@@ -250,7 +222,8 @@ class GeneratingLoop:
             if plan is None:
                 raise ServingError(f"item {item.id} ended before it was prepared")
             answer = pending.task.finish(plan, generated, self._runtime.decode)
-            self._tell_rest(pending, answer)
+            rest = self._teller.end(pending.texts, generated, answer)
+            self._pieces += [(item.id, piece) for piece in rest]
         except Exception:
             log.exception("finish_failed", version=item.version, request_id=item.request_id)
             return failed(item.id, ServingError())

@@ -16,6 +16,7 @@ import msgspec
 import structlog
 
 from app.core.errors import CannotLoad, LoadTimedOut, WorkerLost, from_code
+from app.core.types import Piece
 from app.workers.deaths import Death, oom_counters, oom_kills
 from app.workers.messages import (
     AskThreads,
@@ -64,7 +65,7 @@ class Listener(Protocol):
         self, handle: "WorkerHandle", items: Sequence[ItemDone | ItemFailed]
     ) -> None: ...
 
-    def on_pieces(self, handle: "WorkerHandle", pieces: Sequence[tuple[int, str, int]]) -> None: ...
+    def on_pieces(self, handle: "WorkerHandle", pieces: Sequence[tuple[int, Piece]]) -> None: ...
 
     def on_started(self, handle: "WorkerHandle", started: Started) -> None: ...
 

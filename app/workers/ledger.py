@@ -36,7 +36,7 @@ from app.core.errors import (
     WorkerLost,
     from_code,
 )
-from app.core.types import Answer, Done, Failed, Outcome, Timings, Usage
+from app.core.types import Answer, Done, Failed, Outcome, Piece, Timings, Usage
 from app.workers.messages import ItemDone, ItemFailed, WireItem
 
 log = structlog.get_logger()
@@ -47,8 +47,7 @@ BROKE_OFF = "the worker stopped while it wrote the answer; ask again"
 MOST_TRIALS = 2  # alone, of an item that no worker was known to run when it died
 
 
-OnPiece = Callable[[str, int], None]
-"""Takes text and how many tokens it is."""
+OnPiece = Callable[[Piece], None]
 
 
 class Taker(Protocol):
@@ -111,12 +110,12 @@ class Ledger:
         """The worker is about to be ended: nothing more is sent to it."""
         self._worker = None
 
-    def wrote(self, item_id: int, text: str, tokens: int) -> None:
+    def wrote(self, item_id: int, piece: Piece) -> None:
         """A piece of an item that is streamed."""
         owed = self._owed.get(item_id)
         if owed is not None and owed.on_piece is not None:
             owed.has_begun = True
-            owed.on_piece(text, tokens)
+            owed.on_piece(piece)
 
     def lost(self, inside: Collection[int], *, from_outside: bool = False) -> Verdict:
         """The worker died; inside: what it was running. from_outside: nobody is to blame."""

@@ -11,7 +11,7 @@ from msgspec import Struct, field, msgpack
 
 from app.core.checkpoint import Kind
 from app.core.errors import InvalidRequest
-from app.core.types import Priority
+from app.core.types import Piece, Priority
 
 
 class HostedVersion(Struct, frozen=True):
@@ -139,10 +139,10 @@ class Results(Struct, frozen=True, tag=True):
 
 
 class Pieces(Struct, frozen=True, tag=True):
-    """What a step has added to texts that are streamed: item, text, and how many tokens it is
-    since its last piece. All pieces of an item come before its result."""
+    """What a step has added to texts that are streamed, by item. All pieces of an item come before
+    its result."""
 
-    items: list[tuple[int, str, int]]
+    items: list[tuple[int, Piece]]
 
 
 class AskThreads(Struct, frozen=True, tag=True):
@@ -226,6 +226,17 @@ def unpack_inputs(packed: bytes) -> dict[str, Any]:
     except RecursionError:
         raise InvalidRequest("inputs is nested too deeply") from None
     return inputs
+
+
+def pack_logprobs(entries: list[dict[str, Any]]) -> bytes:
+    """An entry per token, as `metadata.logprobs` has them, for whoever shows them to take apart:
+    what waits for a slow reader has a size that can be counted."""
+    return _encoder.encode(entries)
+
+
+def unpack_logprobs(packed: bytes) -> list[dict[str, Any]]:
+    entries: list[dict[str, Any]] = msgpack.decode(packed)
+    return entries
 
 
 def encode(message: ToWorker | ToServer) -> bytes:

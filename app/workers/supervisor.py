@@ -21,7 +21,7 @@ import structlog
 from app.core.clock import Clock
 from app.core.errors import CannotLoad, LoadTimedOut, ModelUnavailable, WorkerLost, will_pass
 from app.core.metrics import Metrics
-from app.core.types import NOBODY, Asker, Outcome
+from app.core.types import NOBODY, Asker, Outcome, Piece
 from app.workers.cpu import CpuBudget
 from app.workers.crashes import FIRST_TRY_S, LONGEST_TRY_S, Crashes, pause_of
 from app.workers.desk import Desk
@@ -119,7 +119,7 @@ class Supervisor:
         asker: Asker = NOBODY,
         on_piece: OnPiece | None = None,
     ) -> asyncio.Future[Outcome]:
-        """The outcome to be; inputs: tensors, in place of text; on_piece: told text and tokens of
+        """The outcome to be; inputs: tensors, in place of text; on_piece: told
         each piece of the answer while it is written, where the model writes in steps.
 
         While the worker restarts, the input is held for the next one. Raises ModelUnavailable or
@@ -200,9 +200,9 @@ class Supervisor:
         for item in items:
             self._desk.ledger.answered(item, self._clock.now())
 
-    def on_pieces(self, handle: WorkerHandle, pieces: Sequence[tuple[int, str, int]]) -> None:
-        for item_id, text, tokens in pieces:
-            self._desk.ledger.wrote(item_id, text, tokens)
+    def on_pieces(self, handle: WorkerHandle, pieces: Sequence[tuple[int, Piece]]) -> None:
+        for item_id, piece in pieces:
+            self._desk.ledger.wrote(item_id, piece)
 
     def on_started(self, handle: WorkerHandle, started: Started) -> None:
         now = self._clock.now()

@@ -12,10 +12,9 @@ from app.api.server import build_server, open_socket
 from app.api.shedding import Shedding, Who
 from app.core.config import Settings
 from app.core.errors import ModelNotFound, ServingError
-from app.core.types import Answer, Asker, Done, Failed, Outcome, Timings, Usage
+from app.core.types import Answer, Asker, Done, Failed, Outcome, Piece, Timings, Usage
 from app.services.inference_service import InferenceRequest, InferenceResult
 from app.services.model_service import Readiness, ServedVersion
-from app.services.streaming import Piece
 
 
 class EchoService:
@@ -35,9 +34,10 @@ class EchoService:
         return [self._echo(request) for request in requests]
 
     async def stream(
-        self, request: InferenceRequest, *, timeout_ms: float | None, asker: Asker
+        self, requests: Sequence[InferenceRequest], *, timeout_ms: float | None, asker: Asker
     ) -> AsyncGenerator[Piece | InferenceResult, None]:
-        (result,) = await self.infer([request], timeout_ms=timeout_ms, asker=asker)
+        (request,) = requests
+        (result,) = await self.infer(requests, timeout_ms=timeout_ms, asker=asker)
         if isinstance(result.outcome, Failed):
             raise result.outcome.error
         for word in re.findall(r"\S+|\s+", request.text):

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import Any
 
 import httpx
@@ -19,9 +19,8 @@ from app.core.errors import (
     ServingError,
     WorkerLost,
 )
-from app.core.types import Answer, Asker, Done, Failed, Usage
+from app.core.types import Answer, Asker, Done, Failed, Piece, Usage
 from app.services.inference_service import InferenceRequest, InferenceResult
-from app.services.streaming import Piece
 from tests.api.serving import EchoService, Running
 from tests.api.test_openai_http import BODIES, SERVED, error_of
 
@@ -48,9 +47,9 @@ class Writes(EchoService):
         self.left = asyncio.Event()
 
     async def stream(
-        self, request: InferenceRequest, *, timeout_ms: float | None, asker: Asker
+        self, requests: Sequence[InferenceRequest], *, timeout_ms: float | None, asker: Asker
     ) -> AsyncGenerator[Piece | InferenceResult, None]:
-        self.requests.append(request)
+        self.requests += requests
         self.timeouts_ms.append(timeout_ms)
         self.askers.append(asker)
         try:
@@ -66,7 +65,8 @@ class Writes(EchoService):
             yield Piece(" dich\n", 1)
             yield Piece("\N{SNOWMAN}", 1)
             answer = Answer("Grüß dich\n\N{SNOWMAN}", {"finish_reason": "length"}, Usage(3, 4))
-            yield InferenceResult(Done(answer), "generator:v1", "generator", 1.0)
+            for _ in requests:
+                yield InferenceResult(Done(answer), "generator:v1", "generator", 1.0)
         finally:
             self.left.set()
 
@@ -168,10 +168,14 @@ async def test_what_fails_later_is_an_event(
     assert (last.get("type") == "error") == (path == "responses")
 
 
-async def test_several_prompts_are_not_streamed(client: httpx.AsyncClient):
-    body = {**BODIES["completions"], "prompt": ["a", "b"], "stream": True}
-    response = await client.post("/v1/completions", json=body)
-    assert (response.status_code, error_of(response)["param"]) == (422, "stream")
+async def test_several_prompts_are_streamed_each_under_its_index(client: httpx.AsyncClient):
+    _, events = await streamed(client, "completions", prompt=["a", "b"])
+    texts = {0: "", 1: ""}
+    for event in events[:-1]:
+        assert isinstance(event, dict)
+        (choice,) = event["choices"]
+        texts[choice["index"]] += choice["text"]
+    assert texts == dict.fromkeys((0, 1), "Grüß dich\n\N{SNOWMAN}") and events[-1] == "[DONE]"
 
 
 @pytest.mark.parametrize("path", STREAMS)

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -14,10 +14,9 @@ from structlog.testing import capture_logs
 
 from app.api import sse
 from app.core.errors import InputTooLong, Overloaded, WorkerLost
-from app.core.types import Answer, Asker, Done, Failed, Timings, Usage
+from app.core.types import Answer, Asker, Done, Failed, Piece, Timings, Usage
 from app.schemas.response import ErrorAnswer
 from app.services.inference_service import InferenceRequest, InferenceResult
-from app.services.streaming import Piece
 from tests.api.serving import EchoService, Running, serving
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -40,9 +39,9 @@ class StreamsWhenTold(EchoService):
             self.queue.put_nowait(one)
 
     async def stream(
-        self, request: InferenceRequest, *, timeout_ms: float | None, asker: Asker
+        self, requests: Sequence[InferenceRequest], *, timeout_ms: float | None, asker: Asker
     ) -> AsyncGenerator[Piece | InferenceResult, None]:
-        self.requests.append(request)
+        self.requests += requests
         try:
             while (each := await self.queue.get()) is not None:
                 if isinstance(each, Exception):

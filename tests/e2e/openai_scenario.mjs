@@ -67,8 +67,64 @@ for (const [status, more] of wrong) {
   }
 }
 
+const joined = (parts) => parts.flatMap((part) => part.choices[0]?.logprobs?.content ?? []);
+const likely = { logprobs: true, top_logprobs: 1, stop: " of" };
+const told = await chat(likely);
+const parts = [];
+for await (const part of await chat({ ...likely, stream: true })) parts.push(part);
+assert.deepEqual(joined(parts), told.choices[0].logprobs.content);
+
+const seen = [];
+calls++;
+const prompts = { model: "generator", prompt: ["Once", "Two"], n: 2, temperature: 1, max_tokens: 4 };
+for await (const part of await client.completions.create({ ...prompts, stream: true })) {
+  seen.push(part.choices[0].index);
+}
+assert.deepEqual([...new Set(seen)].sort(), [0, 1, 2, 3]);
+assert(seen.indexOf(3) < seen.lastIndexOf(0));
+
+const city = {
+  type: "object",
+  properties: { city: { enum: ["Oslo", "Rome"] } },
+  required: ["city"],
+  additionalProperties: false,
+};
+const form = { type: "json_schema", json_schema: { name: "city", schema: city } };
+for (const seed of [1, 2]) {
+  const made = await chat({ response_format: form, temperature: 1, seed });
+  assert(["Oslo", "Rome"].includes(JSON.parse(made.choices[0].message.content).city));
+}
+
+const tools = [{ type: "function", function: { name: "weather", parameters: city } }];
+for (const tool_choice of ["required", { type: "function", function: { name: "weather" } }]) {
+  const called = await chat({ model: "generator:tools", tools, tool_choice, max_tokens: 40 });
+  assert.equal(called.choices[0].finish_reason, "tool_calls");
+  const { name, arguments: given } = called.choices[0].message.tool_calls[0].function;
+  assert.equal(name, "weather");
+  assert("city" in JSON.parse(given));
+}
+
+const post = (path, body) => (calls++, client.post(path, { body }));
+const documents = ["a car", "my cat"];
+const ranked = await post("/rerank", { model: "embedder", query: "a cat", documents });
+assert.equal(ranked.results[0].index, 1);
+const scored = await post("/score", { model: "embedder", text_1: "a cat", text_2: documents });
+assert(scored.data[0].score < scored.data[1].score);
+const labelled = await post("/classify", { model: "sentiment", input: "I love it!" });
+assert.equal(labelled.data[0].label, "positive");
+calls++;
+assert.equal((await client.models.retrieve("generator:tools")).task, "generate");
+
 const leaving = await chat({ stream: true, max_tokens: 500, stop: null });
 for await (const _ of leaving) break; // closes the connection
+const abort = new AbortController();
+const given_up = client.chat.completions.create(
+  { ...greedy, messages, max_tokens: 500 },
+  { signal: abort.signal },
+);
+calls++;
+setTimeout(() => abort.abort(), 50);
+await assert.rejects(given_up, OpenAI.APIUserAbortError);
 
 const many = await Promise.all(Array.from({ length: 10 }, () => chat({ max_tokens: 4 })));
 assert.equal(new Set(many.map((each) => each.choices[0].message.content)).size, 1);

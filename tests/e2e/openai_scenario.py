@@ -1,94 +1,27 @@
-"""What OpenAI's own client does with a running server: one scenario for its two kinds of client.
-
-Whatever the client returns is awaited where it can be; streams are read either way.
-"""
+"""What OpenAI's own client does with a running server: one scenario for its two kinds of client."""
 
 import base64
-import inspect
-from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
 import openai
-import pytest
 
-CAPITAL = [{"role": "user", "content": "What is the capital of France?"}]
-COLOURS = [{"role": "user", "content": "Name three colours."}]
-GREEDY: dict[str, Any] = {"model": "generator", "temperature": 0}
+from tests.e2e.openai_steered import STEERED_PARTS
+from tests.e2e.openai_talk import CAPITAL, COLOURS, Talk, each, got
+
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
-
-
-async def got(made: Any) -> Any:
-    return await made if inspect.isawaitable(made) else made
-
-
-async def each(stream: Any) -> AsyncIterator[Any]:
-    stream = await got(stream)
-    if hasattr(stream, "__aiter__"):
-        async for event in stream:
-            yield event
-    else:
-        for event in stream:
-            yield event
-
-
-class Talk:
-    """One client, and how many calls it has made."""
-
-    def __init__(self, client: Any) -> None:
-        self.client = client
-        self.calls = 0
-
-    async def chat(self, messages: Any = None, **more: Any) -> Any:
-        self.calls += 1
-        asked = {**GREEDY, "messages": messages or CAPITAL, "max_tokens": 20, **more}
-        return await got(self.client.chat.completions.create(**asked))
-
-    async def chunks(self, **more: Any) -> list[Any]:
-        return [chunk async for chunk in each(await self.chat(stream=True, **more))]
-
-    async def complete(self, prompt: Any, **more: Any) -> Any:
-        self.calls += 1
-        asked = {**GREEDY, "prompt": prompt, "max_tokens": 8, **more}
-        return await got(self.client.completions.create(**asked))
-
-    async def embed(self, given: Any, **more: Any) -> Any:
-        self.calls += 1
-        asked = {"model": "embedder", "input": given, **more}
-        return await got(self.client.embeddings.create(**asked))
-
-    async def respond(self, given: Any, **more: Any) -> Any:
-        self.calls += 1
-        asked = {**GREEDY, "input": given, "max_output_tokens": 20, **more}
-        return await got(self.client.responses.create(**asked))
-
-    async def fails(self, kind: type[openai.APIStatusError], call: Callable[[], Any]) -> Any:
-        with pytest.raises(kind) as failed:
-            await got(call())
-        body: Any = failed.value.body
-        assert set(body) == {"message", "type", "param", "code"}
-        return failed.value
 
 
 async def models(talk: Talk) -> None:
     talk.calls += 4
-    shown = [model async for model in each_page(talk.client.models.list())]
-    assert {"generator", "generator:v1", "embedder", "sentiment"} <= {each.id for each in shown}
+    shown = [model async for model in each(talk.client.models.list())]
+    assert {"generator", "generator:v1", "embedder", "sentiment"} <= {model.id for model in shown}
     assert (await got(talk.client.models.retrieve("generator:v1"))).object == "model"
     for name in ("nobody", "generator:v9"):
         missing = partial(talk.client.models.retrieve, name)
         failed = await talk.fails(openai.NotFoundError, missing)
         assert failed.code == "model_not_found"
-
-
-async def each_page(made: Any) -> AsyncIterator[Any]:
-    if hasattr(made, "__aiter__"):
-        async for each in made:
-            yield each
-    else:
-        for each in await got(made):
-            yield each
 
 
 async def chats(talk: Talk) -> None:
@@ -107,7 +40,7 @@ async def chats(talk: Talk) -> None:
     assert newer.usage.completion_tokens == 2
     system = [{"role": "system", "content": "You are a pirate."}, *COLOURS]
     developer = [{"role": "developer", "content": "You are a pirate."}, *COLOURS]
-    texts = [(await talk.chat(each)).choices[0].message.content for each in (system, developer)]
+    texts = [(await talk.chat(m)).choices[0].message.content for m in (system, developer)]
     assert texts[0] == texts[1]
     turns = [*CAPITAL, {"role": "assistant", "content": "Paris."}, *COLOURS]
     assert (await talk.chat(turns)).usage.prompt_tokens > answer.usage.prompt_tokens
@@ -194,7 +127,7 @@ async def errors(talk: Talk) -> None:
         "logit_bias": {"logit_bias": {"5": 500}},
         "messages": {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
         "tools": {"tools": [TOOL]},
-        "tool_choice": {"tools": [TOOL], "tool_choice": "required"},
+        "tool_choice": {"tool_choice": "required"},
         "n": {"n": 2, "temperature": 0},
         "model": {"model": "embedder"},
         "stop": {"stop": ["a"] * 5},
@@ -217,7 +150,17 @@ async def errors(talk: Talk) -> None:
     await talk.fails(late, lambda: talk.chat(COLOURS, max_tokens=500, extra_headers=hurry))
 
 
-PARTS = (models, chats, sampling, streams, completions, vectors, responses, errors)
+PARTS = (
+    models,
+    chats,
+    sampling,
+    streams,
+    completions,
+    vectors,
+    responses,
+    errors,
+    *STEERED_PARTS,
+)
 
 
 async def whole_scenario(client: Any) -> int:

@@ -6,16 +6,18 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import httpx
 import psutil
 import pytest
 
-from tests.e2e.serving import ServerProcess
+from tests.e2e.slow_readers import come_and_stay
 from tests.processes import until
 
 STORY = {"text": "The history of bridges is", "model": "generator"}
+STAY = {"max_new_tokens": 200, "temperature": 0}
 LONG = {"max_new_tokens": 1500, "min_new_tokens": 1500, "temperature": 0}
 
 
@@ -122,29 +124,11 @@ def test_slow_readers_cost_no_more_than_their_buffers(server):
     """200 clients ask for long texts and read nothing at all."""
     server.until_ready()
     process = psutil.Process(server.process.pid)
-    asyncio.run(come_and_stay(server, 20, lambda: None))  # what any connection needs
+    stay = partial(come_and_stay, server.port, "/infer", body_of(STAY))
+    asyncio.run(stay(20, lambda: None))  # what any connection needs
     before = process.memory_info().rss
     peaks: list[int] = []
-    asyncio.run(come_and_stay(server, 200, lambda: peaks.append(process.memory_info().rss)))
+    asyncio.run(stay(200, lambda: peaks.append(process.memory_info().rss)))
 
     assert max(peaks) - before < 200 * 2**17
     until(lambda: server.unanswered("generator") == 0, "the withdrawal", 30)
-
-
-async def come_and_stay(server: ServerProcess, count: int, look: Any) -> None:
-    body = json.dumps(body_of({"max_new_tokens": 200, "temperature": 0})).encode()
-    head = b"POST /infer HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
-    writers = []
-    for number in range(count):
-        _, writer = await asyncio.open_connection(
-            "127.0.0.1", server.port, local_addr=(f"127.0.1.{1 + number % 200}", 0)
-        )
-        writer.write(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
-        transport: Any = writer.transport
-        transport.pause_reading()
-        writers.append(writer)
-    for _ in range(20):
-        await asyncio.sleep(0.2)
-        look()
-    for writer in writers:
-        writer.transport.abort()

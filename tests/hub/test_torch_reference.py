@@ -316,15 +316,16 @@ BATCHINGS = pytest.mark.parametrize("batching", ["own", "manager"])
 
 
 def continued(runtime: TorchLlm, *prompts: tuple[list[int], Sampling]) -> list[Any]:
-    """All prompts, each a step after the one before it. Steps must tell of lone texts in full."""
+    """All prompts, each a step after the one before it. Steps must tell of all texts in full."""
     finished: dict[int, tuple[Generated, ...]] = {}
-    told: dict[int, list[int]] = {number: [] for number in range(len(prompts))}
+    told: dict[int, dict[int, list[int]]] = {number: {} for number in range(len(prompts))}
 
     def step() -> None:
         outcome = runtime.step()
         finished.update(outcome.finished)
-        for number, token_ids in outcome.written.items():
-            told[number] += token_ids
+        for number, news in outcome.written.items():
+            for each in news:
+                told[number].setdefault(each.index, []).extend(each.token_ids)
 
     for number, (prompt, sampling) in enumerate(prompts):
         runtime.add(number, prompt, sampling)
@@ -332,7 +333,7 @@ def continued(runtime: TorchLlm, *prompts: tuple[list[int], Sampling]) -> list[A
     while len(finished) < len(prompts):
         step()
     for number, texts in finished.items():
-        assert told[number] == (list(texts[0].token_ids) if len(texts) == 1 else [])
+        assert told[number] == {i: list(t.token_ids) for i, t in enumerate(texts) if t.token_ids}
     return [finished[number] for number in range(len(prompts))]
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from app.core.inference import Generated, Sampling, TokenIds, Vectors
+from app.core.inference import Generated, Sampling, TokenIds, Vectors, Written
 from app.runtimes.base import StepOutcome, StreamPlan
 
 SIN = "sin"
@@ -231,7 +231,7 @@ class CountsToThree:
         written = {}
         for sequence_id, made in self._made.items():
             made.append(ord("123"[len(made)]))
-            written[sequence_id] = (made[-1],)
+            written[sequence_id] = [Written((made[-1],))]
         ended = [sequence_id for sequence_id, made in self._made.items() if len(made) == 3]
         return StepOutcome(
             {i: (Generated(tuple(self._made.pop(i)), "length"),) for i in ended},

@@ -52,7 +52,7 @@ async def test_a_stream_that_had_begun_ends_with_its_worker_and_others_are_run_a
     supervisor = watched.supervisor
     pieces: list[tuple[str, int]] = []
     begun = supervisor.submit(
-        VERSION, "a sin", GENERATION, 60_000, on_piece=lambda *piece: pieces.append(piece)
+        VERSION, "a sin", GENERATION, 60_000, on_piece=lambda p: pieces.append((p.text, p.tokens))
     )
     beside = supervisor.submit(VERSION, "good", GENERATION, 60_000)
     outcome = await asyncio.wait_for(begun, ANSWER_S)

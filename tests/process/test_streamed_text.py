@@ -39,7 +39,7 @@ def written(
     while True:
         outcome = runtime.step()
         steps += 1
-        tokens += outcome.written.get(1, ())
+        tokens += [each for news in outcome.written.get(1, ()) for each in news.token_ids]
         if 1 in outcome.finished:
             return tokens, outcome.finished[1], steps
 
@@ -94,12 +94,22 @@ def test_a_text_that_ends_by_itself_is_told_to_its_end(runtime):
     assert "<|" not in runtime.decode(tokens)
 
 
-def test_of_several_texts_nothing_is_told_before_they_have_ended(runtime):
-    tokens, generated, _ = written(
-        runtime, "Gravity is", Sampling(max_new_tokens=4, sequences=2, temperature=0.8)
-    )
+def test_several_texts_are_told_side_by_side_with_their_logprobs(runtime):
+    sampling = Sampling(6, sequences=3, temperature=1.5, seed=3, stop=("e",), logprobs=2)
+    runtime.add(1, runtime.tokenizer.encode(["Gravity is"])[0], sampling)
+    told: dict[int, Generated] = {number: Generated((), "") for number in range(3)}
+    finished: dict[int, Any] = {}
+    while not finished:
+        outcome = runtime.step()
+        finished = dict(outcome.finished)
+        for news in outcome.written.get(1, ()):
+            was = told[news.index]
+            both = was.token_ids + news.token_ids, "", was.logprobs + news.logprobs
+            told[news.index] = Generated(*both)
 
-    assert tokens == [] and [len(one.token_ids) for one in generated] == [4, 4]
+    for number, one in enumerate(finished[1]):
+        assert (told[number].token_ids, told[number].logprobs) == (one.token_ids, one.logprobs)
+    assert len({one.token_ids for one in finished[1]}) > 1
 
 
 def test_a_sequence_that_leaves_leaves_nothing(runtime):

@@ -15,7 +15,7 @@ import msgspec
 from app.core.clock import Clock, MonotonicClock
 from app.core.errors import ServingError, WorkerLost
 from app.core.metrics import Metrics
-from app.core.types import Done, Failed, Outcome
+from app.core.types import Done, Failed, Outcome, Piece
 from app.workers.calibration import Calibration
 from app.workers.cpu import CpuBudget
 from app.workers.desk import Desk
@@ -117,7 +117,7 @@ class Lone(WorkerHandle):
     ) -> Future[Outcome]:
         """The same; its pieces are added to the list as they come."""
         return self.desk.submit(
-            VERSION, text, parameters, 30_000, on_piece=lambda *piece: pieces.append(piece)
+            VERSION, text, parameters, 30_000, on_piece=lambda p: pieces.append((p.text, p.tokens))
         )
 
     @property
@@ -128,9 +128,9 @@ class Lone(WorkerHandle):
         for item in items:
             self.desk.ledger.answered(item, time.monotonic())
 
-    def on_pieces(self, handle: WorkerHandle, pieces: Sequence[tuple[int, str, int]]) -> None:
-        for item_id, text, tokens in pieces:
-            self.desk.ledger.wrote(item_id, text, tokens)
+    def on_pieces(self, handle: WorkerHandle, pieces: Sequence[tuple[int, Piece]]) -> None:
+        for item_id, piece in pieces:
+            self.desk.ledger.wrote(item_id, piece)
 
     def on_started(self, handle: WorkerHandle, started: Started) -> None:
         self.runs.append(started)

@@ -17,6 +17,7 @@ from app.api.limits import (
     Pace,
     Refused,
     client_of,
+    overloaded,
     refusal_bytes,
     too_slow,
 )
@@ -143,6 +144,15 @@ def test_refusal_that_is_the_callers_own_does_not():
     assert b"retry-after" not in head
     assert json.loads(body)["error"].keys() == {"code", "message"}
     assert "HEADER_TIMEOUT_S is 5" in json.loads(body)["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("url", "has_own_shape"),
+    [(b"", True), (b"/v1", False), (b"/v1?a=1", False), (b"/v10/x", True), (b"/v2/health", False)],
+)
+def test_shape_of_a_refusal_follows_from_its_path(url: bytes, has_own_shape: bool):
+    answer = refusal_bytes(overloaded("later"), url)
+    assert ("success" in json.loads(answer.partition(b"\r\n\r\n")[2])) == has_own_shape
 
 
 @pytest.fixture

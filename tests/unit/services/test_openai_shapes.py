@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from app.core.errors import DeadlineExceeded, InvalidRequest
 from app.core.parameters import Parameter
-from app.core.types import Answer, Done, Failed, Usage
-from app.services.inference_service import InferenceResult
+from app.core.types import Answer, Done, Failed, Piece, Usage
+from app.services.inference_service import InferenceRequest, InferenceResult
 from app.services.model_service import ServedVersion
-from app.services.openai_chunks import Broken, chat_chunks, completion_chunks
+from app.services.openai_chunks import Broken, ChatWriter, CompletionWriter, chunks
 from app.services.openai_generation import (
     Asked,
     Head,
@@ -24,10 +24,9 @@ from app.services.openai_generation import (
     completion_answer,
 )
 from app.services.openai_parameters import UnsupportedParameter, in_callers_words, parameters_of
-from app.services.openai_responses import asked_of_response, response_answer, response_events
+from app.services.openai_responses import ResponseWriter, asked_of_response, response_answer
 from app.services.openai_texts import embeddings_answer, pairs_of, rerank_results
 from app.services.openai_tools import split_calls, without_calls
-from app.services.streaming import Piece
 from app.tasks.catalogue import task_info
 
 GENERATE = task_info("generate", "tokens").parameters
@@ -59,7 +58,19 @@ async def made(chunks: AsyncIterator[Any]) -> list[Any]:
 
 
 def asked(**given: Any) -> Asked:
-    return Asked(given, [], "tools" in given)
+    return Asked(given, [InferenceRequest("Once")], "tools" in given)
+
+
+def chat_chunks(told: AsyncIterator[Any], wanted: Asked) -> AsyncIterator[Any]:
+    return chunks(told, ChatWriter(HEAD, wanted))
+
+
+def completion_chunks(told: AsyncIterator[Any], wanted: Asked) -> AsyncIterator[Any]:
+    return chunks(told, CompletionWriter(HEAD, wanted))
+
+
+def response_events(told: AsyncIterator[Any], wanted: Asked) -> AsyncIterator[Any]:
+    return chunks(told, ResponseWriter(HEAD, wanted))
 
 
 def said(chunks: list[Any]) -> str:
@@ -129,7 +140,7 @@ def test_messages_of_a_conversation_are_told_without_our_prefix():
     [
         ({"functions": [{}]}, "functions is not supported: send tools"),
         ({"modalities": ["audio"]}, "modalities is not supported"),
-        ({"tools": [TOOL], "tool_choice": "required"}, "tool_choice is not supported"),
+        ({"tool_choice": "required"}, "tool_choice asks for a call, but tools is empty"),
         ({"top_logprobs": 2}, "top_logprobs is set, but logprobs is not true"),
         ({"response_format": {"type": "grammar"}}, "response_format is not supported"),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema.schema must"),
@@ -158,17 +169,51 @@ def test_tools_are_left_out_where_none_may_be_called():
     assert chat.requests[0].inputs == {"messages": USER} and not chat.has_tools
 
 
+def test_a_call_is_asked_for_in_either_form():
+    chat = asked_of_chat({"messages": USER, "tools": [TOOL], "tool_choice": "required"}, MODEL)
+    assert chat.requests[0].inputs == {
+        "messages": USER,
+        "tools": [TOOL],
+        "tool_choice": "required",
+    }
+    named = {"type": "function", "name": "f"}
+    sent = {"input": "a", "tools": [named], "tool_choice": named}
+    (request,) = asked_of_response(sent, MODEL).requests
+    assert request.inputs is not None
+    assert request.inputs["tool_choice"]["function"] == {"name": "f"}
+
+
 @pytest.mark.parametrize(
     ("sent", "told"),
     [
         ({"suffix": "b"}, "suffix is not supported"),
-        ({"best_of": 3}, "best_of is not supported"),
+        ({"best_of": 1, "n": 2}, "best_of is 1, but n is 2"),
+        ({"best_of": 3, "stream": True}, "which texts are best is not known"),
+        ({"best_of": 65}, "best_of times the prompts is more than 128"),
         ({"n": 65}, "more than 128 choices"),
     ],
 )
 def test_completions_that_are_not_served_are_refused_by_name(sent: dict[str, Any], told: str):
     with pytest.raises(InvalidRequest, match=told):
         asked_of_completion(sent, MODEL, ["a", "b"], 100)
+
+
+def test_the_best_of_several_are_those_of_the_highest_mean_logprob():
+    sent = {"best_of": 3, "n": 2}
+    best = asked_of_completion(sent, MODEL, ["a"], 100)
+    assert best.requests[0].parameters == {"num_return_sequences": 3, "logprobs": 0}
+    told = [[{"token": "x", "logprob": value}] * count for value, count in ((-2, 1), (-1, 9))]
+    answer = Answer(
+        ["a", "b", ""],
+        {"finish_reason": ["stop", "length", "stop"], "logprobs": [*told, []]},
+        Usage(1, 10),
+    )
+    shown = completion_answer(HEAD, best, [answer])
+    assert [choice["text"] for choice in shown["choices"]] == ["b", "a"]
+    assert [choice["logprobs"] for choice in shown["choices"]] == [None, None]
+    assert shown["usage"]["completion_tokens"] == 10
+    with pytest.raises(UnsupportedParameter, match="best_of is not supported: m cannot do it"):
+        parameters_of({"best_of": 2}, (), "m")
 
 
 def test_calls_are_split_from_the_text():
@@ -206,7 +251,7 @@ def test_what_was_shown_of_a_text_is_never_a_call(pieces: list[str]):
 
 
 async def test_chunks_name_the_role_once_and_end_with_the_reason():
-    chunks = await made(chat_chunks(events(piece("ab"), piece("c"), result()), HEAD, asked()))
+    chunks = await made(chat_chunks(events(piece("ab"), piece("c"), result()), asked()))
     deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
     assert deltas == [{"role": "assistant", "content": ""}, {"content": "ab"}, {"content": "c"}, {}]
     assert [chunk["choices"][0]["finish_reason"] for chunk in chunks] == [None, None, None, "stop"]
@@ -216,20 +261,24 @@ async def test_chunks_name_the_role_once_and_end_with_the_reason():
 
 async def test_usage_comes_last_where_it_was_asked_for():
     wanted = asked(stream_options={"include_usage": True})
-    chunks = await made(chat_chunks(events(piece("abc"), result()), HEAD, wanted))
+    chunks = await made(chat_chunks(events(piece("abc"), result()), wanted))
     assert chunks[-1]["choices"] == []
     assert chunks[-1]["usage"] == {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
     assert all(chunk["usage"] is None for chunk in chunks[:-1])
 
 
 async def test_several_answers_come_whole():
-    chunks = await made(chat_chunks(events(result(["a", "b"], ["stop", "length"])), HEAD, asked()))
+    chunks = await made(chat_chunks(events(result(["a", "b"], ["stop", "length"])), asked()))
     shown = [(c["choices"][0]["index"], c["choices"][0]["finish_reason"]) for c in chunks]
     assert shown == [(0, None), (0, None), (0, "stop"), (1, None), (1, None), (1, "length")]
-    parts = await made(
-        completion_chunks(events(result(["a", "b"], ["stop", "length"])), HEAD, asked())
-    )
+    parts = await made(completion_chunks(events(result(["a", "b"], ["stop", "length"])), asked()))
     assert [part["choices"][0]["text"] for part in parts] == ["a", "b"]
+    two = events(result("a"), result("b", "length"))
+    parts = await made(completion_chunks(two, asked()))
+    assert [(part["choices"][0]["index"], part["choices"][0]["text"]) for part in parts] == [
+        (0, "a"),
+        (1, "b"),
+    ]
 
 
 TOLD = [
@@ -243,7 +292,7 @@ async def test_how_likely_tokens_were_is_told_in_both_shapes():
     told = chat_answer(HEAD, asked(), answer)["choices"][0]["logprobs"]
     assert told["content"][0]["bytes"] == [195, 169] and told["content"][1]["logprob"] == -2.0
     assert [top["token"] for top in told["content"][0]["top_logprobs"]] == ["é", "a"]
-    shown = completion_answer(HEAD, [answer])["choices"][0]["logprobs"]
+    shown = completion_answer(HEAD, asked(), [answer])["choices"][0]["logprobs"]
     assert shown == {
         "tokens": ["é", "b"],
         "token_logprobs": [-0.5, -2.0],
@@ -251,16 +300,18 @@ async def test_how_likely_tokens_were_is_told_in_both_shapes():
         "text_offset": [0, 1],
     }
     end = InferenceResult(Done(answer), "generator:v1", "generator", 1.0)
-    chunks = await made(chat_chunks(events(piece("éb"), end), HEAD, asked()))
+    chunks = await made(chat_chunks(events(piece("éb"), end), asked()))
     assert chunks[-1]["choices"][0]["logprobs"] == told
-    parts = await made(completion_chunks(events(piece("éb"), end), HEAD, asked()))
+    parts = await made(completion_chunks(events(piece("éb"), end), asked()))
     assert parts[-1]["choices"][0]["logprobs"] == shown
+    echoed = completion_answer(HEAD, asked(echo=True), [answer])["choices"][0]["logprobs"]
+    assert echoed["text_offset"] == [4, 5]
 
 
 async def test_several_answers_may_come_as_pieces():
     pieces = piece("a", 0), piece("b", 1)
     end = result(["a", "b"], ["stop", "length"])
-    chunks = await made(chat_chunks(events(*pieces, end), HEAD, asked()))
+    chunks = await made(chat_chunks(events(*pieces, end), asked()))
     shown = [(c["choices"][0]["index"], c["choices"][0]["delta"].get("content")) for c in chunks]
     assert shown == [(0, ""), (0, "a"), (1, ""), (1, "b"), (0, None), (1, None)]
 
@@ -268,7 +319,7 @@ async def test_several_answers_may_come_as_pieces():
 async def test_a_broken_stream_ends_there():
     failed = InferenceResult(Failed(DeadlineExceeded()), "generator:v1", "generator", 1.0)
     for make in (chat_chunks, completion_chunks, response_events):
-        *_, last = await made(make(events(piece("a"), failed), HEAD, asked(input="a")))
+        *_, last = await made(make(events(piece("a"), failed), asked(input="a")))
         assert isinstance(last, Broken)
 
 
@@ -276,9 +327,9 @@ async def test_a_broken_stream_ends_there():
 async def test_chunks_add_up_to_the_text(text: str, size: int):
     pieces = [piece(text[at : at + size]) for at in range(0, len(text), size)]
     for wanted in (asked(), asked(tools=[TOOL])):
-        chunks = await made(chat_chunks(events(*pieces, result(text)), HEAD, wanted))
+        chunks = await made(chat_chunks(events(*pieces, result(text)), wanted))
         assert said(chunks) == text
-    parts = await made(completion_chunks(events(*pieces, result(text)), HEAD, asked()))
+    parts = await made(completion_chunks(events(*pieces, result(text)), asked()))
     assert "".join(part["choices"][0]["text"] for part in parts) == text
 
 
@@ -286,7 +337,7 @@ async def test_chunks_add_up_to_the_text(text: str, size: int):
 async def test_calls_come_whole_behind_the_text(size: int):
     text = f"Well. {CALL}"
     pieces = [piece(text[at : at + size]) for at in range(0, len(text), size)]
-    chunks = await made(chat_chunks(events(*pieces, result(text)), HEAD, asked(tools=[TOOL])))
+    chunks = await made(chat_chunks(events(*pieces, result(text)), asked(tools=[TOOL])))
     assert said(chunks).strip() == "Well."
     assert chunks[-2]["choices"][0]["delta"]["tool_calls"][0]["function"]["name"] == "f"
     assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
@@ -329,9 +380,7 @@ def test_a_response_says_when_a_limit_ended_it():
 
 
 async def test_events_of_a_response_are_numbered_and_add_up():
-    shown = await made(
-        response_events(events(piece("ab"), piece("c"), result()), HEAD, asked(input="a"))
-    )
+    shown = await made(response_events(events(piece("ab"), piece("c"), result()), asked(input="a")))
     assert [event["sequence_number"] for event in shown] == list(range(len(shown)))
     assert [event["type"].removeprefix("response.") for event in shown] == [
         "created",
@@ -350,7 +399,7 @@ async def test_events_of_a_response_are_numbered_and_add_up():
 
 async def test_calls_are_items_of_a_response():
     shown = await made(
-        response_events(events(piece(CALL), result(CALL)), HEAD, asked(input="a", tools=[TOOL]))
+        response_events(events(piece(CALL), result(CALL)), asked(input="a", tools=[TOOL]))
     )
     assert "response.output_text.delta" not in {event["type"] for event in shown}
     (item,) = shown[-1]["response"]["output"]

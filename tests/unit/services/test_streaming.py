@@ -6,9 +6,9 @@ from contextlib import aclosing
 import pytest
 
 from app.core.errors import InputTooLong, Overloaded, WorkerLost
-from app.core.types import Answer, Done, Failed, Timings, Usage
+from app.core.types import Answer, Done, Failed, Piece, Timings, Usage
 from app.services.inference_service import InferenceRequest, InferenceResult
-from app.services.streaming import MOST_HELD_BYTES, Piece, PieceBuffer
+from app.services.streaming import MOST_HELD_BYTES, PieceBuffer
 from tests.fakes import settle_tasks
 from tests.unit.services.test_inference_service import Bench
 
@@ -29,7 +29,7 @@ class Reader:
 
     def __init__(self, bench: Bench, request: InferenceRequest = ASKED) -> None:
         self.got: list[Piece | InferenceResult] = []
-        self.task = asyncio.create_task(self._read(bench.service.stream(request)))
+        self.task = asyncio.create_task(self._read(bench.service.stream([request])))
 
     async def _read(self, stream) -> None:
         async with aclosing(stream):
@@ -54,9 +54,9 @@ def bench():
 async def test_pieces_come_as_they_are_told_and_the_result_comes_last(bench):
     reader = Reader(bench)
     await settle_tasks()
-    bench.smollm.pieces[0]("upon", 1)
+    bench.smollm.pieces[0](Piece("upon", 1))
     assert await reader.pieces() == [Piece("upon", 1)]
-    bench.smollm.pieces[0](" a", 2)
+    bench.smollm.pieces[0](Piece(" a", 2))
     bench.clock.move(0.5)
     bench.smollm.waits[0].set_result(says("upon a"))
     await reader.task
@@ -71,7 +71,7 @@ async def test_what_was_told_before_it_was_read_is_one_piece(bench):
     reader = Reader(bench)
     await settle_tasks()
     for text in ("a", "b", "c"):
-        bench.smollm.pieces[0](text, 1)
+        bench.smollm.pieces[0](Piece(text, 1))
     bench.smollm.waits[0].set_result(says("abc"))
     await reader.task
 
@@ -100,7 +100,7 @@ async def test_text_that_was_not_written_in_pieces_is_one_and_other_values_are_n
 async def test_refusal_is_raised_and_counted_once(bench):
     bench.smollm.refusal = Overloaded("full")
     with pytest.raises(Overloaded):
-        await anext(bench.service.stream(ASKED))
+        await anext(bench.service.stream([ASKED]))
 
     assert counted(bench, "overloaded") == 1
 
@@ -118,7 +118,7 @@ async def test_failure_before_the_first_piece_is_raised(bench):
 async def test_failure_after_the_first_piece_is_the_result(bench):
     reader = Reader(bench)
     await settle_tasks()
-    bench.smollm.pieces[0]("upon", 1)
+    bench.smollm.pieces[0](Piece("upon", 1))
     bench.smollm.waits[0].set_result(Failed(WorkerLost("gone")))
     await reader.task
 
@@ -127,10 +127,10 @@ async def test_failure_after_the_first_piece_is_the_result(bench):
 
 
 async def test_leaving_withdraws_the_input(bench):
-    stream = bench.service.stream(ASKED)
+    stream = bench.service.stream([ASKED])
     first = asyncio.create_task(anext(stream))
     await settle_tasks()
-    bench.smollm.pieces[0]("upon", 1)
+    bench.smollm.pieces[0](Piece("upon", 1))
     await first
     await stream.aclose()
 
@@ -149,16 +149,16 @@ async def test_leaving_while_nothing_came_withdraws_the_input(bench):
 
 
 async def test_stream_that_nobody_reads_is_broken_off_with_what_fits(bench):
-    stream = bench.service.stream(ASKED)
+    stream = bench.service.stream([ASKED])
     first = asyncio.create_task(anext(stream))
     await settle_tasks()
     tell = bench.smollm.pieces[0]
-    tell("a", 1)
+    tell(Piece("a", 1))
     await first
     text = "x" * 1000
     while not bench.smollm.waits[0].cancelled():
-        tell(text, 1)
-    tell("late", 1)
+        tell(Piece(text, 1))
+    tell(Piece("late", 1))
     piece, result = [each async for each in stream]
 
     assert isinstance(piece, Piece) and len(piece.text) in range(MOST_HELD_BYTES - 1000, 2**16 + 1)
@@ -181,5 +181,6 @@ async def test_equal_streams_are_not_shared_and_not_kept():
 def test_buffer_counts_bytes_and_not_characters():
     buffer = PieceBuffer()
 
-    assert buffer.put("é" * (MOST_HELD_BYTES // 2), 1) and buffer.held_bytes == MOST_HELD_BYTES
-    assert not buffer.put("x", 1)
+    assert buffer.put(Piece("é" * (MOST_HELD_BYTES // 2), 1))
+    assert buffer.held_bytes == MOST_HELD_BYTES
+    assert not buffer.put(Piece("x", 1))

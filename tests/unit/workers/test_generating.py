@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.core.types import Priority
 from app.core.parameters import resolve
+from app.core.types import Piece, Priority
 from app.scheduling.engine import StepScheduler
 from app.tasks.catalogue import task_info
 from app.tasks.generate import Generate
@@ -101,8 +101,11 @@ class Bench:
 
     def told(self, item: int) -> list[tuple[str, int]]:
         """Pieces of an item, with their tokens."""
+        return [(piece.text, piece.tokens) for piece in self.pieces(item)]
+
+    def pieces(self, item: int) -> list[Piece]:
         frames = [said.items for said in self.announced if isinstance(said, Pieces)]
-        return [(text, tokens) for each in frames for of, text, tokens in each if of == item]
+        return [piece for each in frames for of, piece in each if of == item]
 
     def expected(self, text: str, new_tokens: int) -> str:
         last = self.runtime.tokenizer.encode([text])[0][-1]
@@ -439,10 +442,20 @@ async def test_every_piece_comes_before_the_result():
     assert told_at_reply == {item: 3}
 
 
-async def test_several_texts_are_not_told_before_they_have_ended():
+async def test_several_texts_are_told_side_by_side():
     bench = Bench()
     async with running(bench):
         item = bench.submit("one", 3, stream=True, temperature=1, num_return_sequences=2)
+        await bench.answer(item)
+
+    told = [(piece.index, piece.text, piece.tokens) for piece in bench.pieces(item)]
+    assert told == [(i, text, 1) for text in ("2", " 3", " 4") for i in (0, 1)]
+
+
+async def test_of_beams_nothing_is_told_before_they_have_ended():
+    bench = Bench()
+    async with running(bench):
+        item = bench.submit("one", 3, stream=True, num_beams=2)
         await bench.answer(item)
 
     assert bench.told(item) == []

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from app.core.errors import ModelUnavailable
-from app.core.types import Answer, Done, Failed, Outcome, Timings, Usage
+from app.core.types import Answer, Done, Failed, Outcome, Piece, Timings, Usage
 from app.workers.ledger import Ledger, Owed, Verdict
 from app.workers.messages import ItemDone, ItemFailed, WireItem
 
@@ -51,7 +51,9 @@ class Bench:
         item_id = len(self.outcomes) + 1
         self.outcomes[item_id] = []
         item = WireItem(item_id, version, "", {}, timeout_s * 1000)
-        on_piece = (lambda *piece: self.pieces.append(piece)) if stream else None
+        on_piece = (
+            (lambda piece: self.pieces.append((piece.text, piece.tokens))) if stream else None
+        )
         owed = Owed(item, self.now + timeout_s, self.outcomes[item_id].append, on_piece)
         self.ledger.accept(owed, self.now)
         return item_id
@@ -481,7 +483,7 @@ def test_stream_that_has_begun_ends_with_its_worker():
     bench = Bench()
     begun, waits, plain = bench.submit(stream=True), bench.submit(stream=True), bench.submit()
     bench.start()
-    bench.ledger.wrote(begun, "Once", 1)
+    bench.ledger.wrote(begun, Piece("Once", 1))
     bench.crash(begun)
     successor = bench.start()
 
@@ -497,7 +499,7 @@ def test_stream_that_has_not_begun_is_run_again_by_the_next_worker():
     bench.start()
     bench.crash(item)
     bench.start()
-    bench.ledger.wrote(item, "Once", 1)
+    bench.ledger.wrote(item, Piece("Once", 1))
     bench.ledger.answered(done(item), bench.now)
 
     assert bench.pieces == [("Once", 1)]
@@ -509,6 +511,6 @@ def test_pieces_of_who_has_left_are_nobodys():
     item = bench.submit(stream=True)
     bench.start()
     bench.ledger.leave(item)
-    bench.ledger.wrote(item, "late", 1)
+    bench.ledger.wrote(item, Piece("late", 1))
 
     assert bench.pieces == []

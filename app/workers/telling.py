@@ -1,0 +1,109 @@
+"""From what steps write to pieces of texts that are streamed, and how likely their tokens were.
+
+A text of an item is told while it grows, each of several under its own index; the rest with its
+end (tasks/detokenise.py). Tokens whose text has to wait are told with the piece that has it.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from app.core.errors import InvariantBroken
+from app.core.inference import Generated, Written
+from app.core.types import Answer, Piece
+from app.runtimes.base import DecodesMany, StepRuntime
+from app.tasks.detokenise import TextStream, TokenReader, reader_of
+from app.tasks.generate import GenerationPlan
+from app.tasks.steering import entries_of, token_texts
+from app.workers.messages import pack_logprobs
+
+
+def text_of(answer: Answer, index: int) -> str:
+    """Of a task that writes texts, one or several."""
+    text: str = answer.value[index] if isinstance(answer.value, list) else answer.value
+    return text
+
+
+def logprobs_of(answer: Answer, index: int) -> list[dict[str, Any]]:
+    """An entry per token of one text; none where they were not asked for."""
+    told: list[Any] = answer.metadata.get("logprobs", [])
+    return told[index] if isinstance(answer.value, list) and told else told
+
+
+@dataclass(slots=True)
+class OpenText:
+    """One text that is streamed. told: tokens of its pieces so far; untold: those since, and
+    logprobs of these."""
+
+    index: int
+    stream: TextStream
+    told: int = 0
+    untold: int = 0
+    logprobs: list[dict[str, Any]] = field(default_factory=list)
+
+    def piece(self, text: str) -> Piece:
+        """With all that was not told."""
+        logprobs = (pack_logprobs(self.logprobs),) if self.logprobs else ()
+        piece = Piece(text, self.untold, self.index, logprobs)
+        self.told, self.untold, self.logprobs = self.told + self.untold, 0, []
+        return piece
+
+
+class Teller:
+    """Reads the tokens of one runtime."""
+
+    def __init__(self, runtime: StepRuntime) -> None:
+        self._runtime = runtime
+        self._text_of = token_texts(runtime.decode)
+        self._reader: TokenReader | None = None
+
+    def open(self, plan: GenerationPlan) -> list[OpenText]:
+        """What will grow; of beams, none is known to be a text before the end."""
+        if plan.sampling.beams > 1:
+            return []
+        if self._reader is None:
+            self._reader = reader_of(self._runtime.tokenizer, self._runtime.decode)
+        return [
+            OpenText(index, TextStream(self._reader, stops=plan.sampling.stop, head=plan.head))
+            for index in range(plan.sampling.sequences)
+        ]
+
+    def tell(
+        self, grown: Iterable[tuple[int, Sequence[OpenText], Sequence[Written]]]
+    ) -> list[tuple[int, Piece]]:
+        """grown: items with their texts, and what a step has added to them."""
+        due: list[tuple[int, OpenText, list[int]]] = []
+        for item_id, texts, written in grown:
+            for news in written:
+                text = texts[news.index]
+                text.untold += len(news.token_ids)
+                if news.logprobs:
+                    text.logprobs += entries_of(news.token_ids, news.logprobs, self._text_of)
+                if (window := text.stream.take(news.token_ids)) is not None:
+                    due.append((item_id, text, window))
+        read = self._decoded([window for *_, window in due])
+        return [
+            (item_id, text.piece(said))
+            for (item_id, text, window), whole in zip(due, read, strict=True)
+            if (said := text.stream.tell(window, whole))
+        ]
+
+    def end(
+        self, texts: Sequence[OpenText], generated: Sequence[Generated], answer: Answer
+    ) -> list[Piece]:
+        """What is left to tell of texts that have ended. Raises InvariantBroken."""
+        pieces = []
+        for text, made in zip(texts, generated, strict=False):
+            rest = text.stream.end(text_of(answer, text.index))
+            if rest is None:
+                raise InvariantBroken("pieces were told that the text does not have")
+            text.untold = len(made.token_ids) - text.told
+            text.logprobs = logprobs_of(answer, text.index)[text.told :]
+            if rest:
+                pieces.append(text.piece(rest))
+        return pieces
+
+    def _decoded(self, rows: list[list[int]]) -> list[str]:
+        if len(rows) > 1 and isinstance(self._runtime, DecodesMany):
+            return self._runtime.decode_many(rows)
+        return [self._runtime.decode(row) for row in rows]

@@ -1,0 +1,126 @@
+"""Pieces of streamed texts with the logprobs of their tokens: their sum is the answer."""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.core.inference import Generated, Sampling, TokenLogprob, Written
+from app.core.types import Answer, Done, Piece
+from app.services.inference_service import InferenceRequest, InferenceResult
+from app.services.openai_chunks import ChatWriter, CompletionWriter, chunks
+from app.services.openai_generation import Asked, Head, chat_answer, completion_answer
+from app.services.streaming import PieceBuffer
+from app.tasks.generate import Generate, GenerationPlan
+from app.workers.telling import Teller
+from tests.unit.tasks.vocabularies import SPECIAL, TOKENS, VOCABULARIES, Vocabulary
+
+HEAD = Head("cmpl-1", 5, "generator:v1")
+STOPS = st.lists(st.text(alphabet="ab c日s/<", min_size=1, max_size=4), max_size=2)
+EMOJI = [1 + byte for byte in "a😀b".encode()]
+
+
+class Reads:
+    """As much of a runtime as a teller needs."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.tokenizer = vocabulary
+        self.decode = vocabulary.decode
+
+
+def likely(token_ids: Sequence[int]) -> tuple[TokenLogprob, ...]:
+    return tuple(TokenLogprob(-float(at), ((each, -0.5),)) for at, each in enumerate(token_ids))
+
+
+def written(token_ids: Sequence[int], index: int, at: int) -> Written:
+    return Written((token_ids[at],), index, likely(token_ids)[at : at + 1])
+
+
+def told(
+    vocabulary: Vocabulary, rows: Sequence[Sequence[int]], stops: Sequence[str], reason: str
+) -> tuple[list[Piece], Answer]:
+    """All pieces of rows that grow side by side, a token per step, and their answer."""
+    sampling = Sampling(100, len(rows), temperature=1.0, stop=tuple(stops), logprobs=1)
+    plan = GenerationPlan([1], sampling, "")
+    teller: Any = Teller(Reads(vocabulary))  # type: ignore[arg-type]
+    texts = teller.open(plan)
+    pieces: list[Piece] = []
+    for at in range(max(map(len, rows))):
+        news = [written(row, index, at) for index, row in enumerate(rows) if at < len(row) - 1]
+        pieces += [piece for _, piece in teller.tell([(1, texts, news)])]
+    generated = [Generated(tuple(row), reason, likely(row)) for row in rows]
+    answer = Generate().finish(plan, generated, vocabulary.decode)
+    return [*pieces, *teller.end(texts, generated, answer)], answer
+
+
+async def streamed(
+    pieces: Sequence[Piece], answer: Answer, writer: ChatWriter | CompletionWriter
+) -> list[dict[str, Any]]:
+    """Choices of all chunks, of a reader who lets every second piece wait."""
+    buffer = PieceBuffer()
+
+    async def events() -> AsyncIterator[Piece | InferenceResult]:
+        for number, piece in enumerate(pieces):
+            assert buffer.put(piece)
+            if number % 2 and (waiting := await buffer.take()) is not None:
+                yield waiting
+        buffer.close()
+        while (waiting := await buffer.take()) is not None:
+            yield waiting
+        yield InferenceResult(Done(answer), "generator:v1", "generator", 1.0)
+
+    made: list[Any] = [chunk async for chunk in chunks(events(), writer)]
+    return [choice for chunk in made for choice in chunk["choices"]]
+
+
+@pytest.mark.parametrize("name", VOCABULARIES)
+@given(
+    rows=st.lists(TOKENS.filter(bool), min_size=1, max_size=3),
+    stops=STOPS,
+    reason=st.sampled_from(["stop", "length"]),
+)
+async def test_logprobs_of_chunks_are_those_of_the_whole_answer(name, rows, stops, reason):
+    rows = [[*row, SPECIAL] for row in rows]
+    pieces, answer = told(VOCABULARIES[name], rows, stops, reason)
+    asked = Asked({"n": len(rows)}, [InferenceRequest("Once")])
+
+    chat = await streamed(pieces, answer, ChatWriter(HEAD, asked))
+    for whole in chat_answer(HEAD, asked, answer)["choices"]:
+        own = [choice for choice in chat if choice["index"] == whole["index"]]
+        content = [each for c in own if c["logprobs"] for each in c["logprobs"]["content"]]
+        assert content == whole["logprobs"]["content"]
+        assert "".join(c["delta"].get("content", "") for c in own) == whole["message"]["content"]
+
+    parts = await streamed(pieces, answer, CompletionWriter(HEAD, asked))
+    for whole in completion_answer(HEAD, asked, [answer])["choices"]:
+        own = [choice for choice in parts if choice["index"] == whole["index"]]
+        for field, values in whole["logprobs"].items():
+            assert [v for c in own if c["logprobs"] for v in c["logprobs"][field]] == values
+        assert "".join(c["text"] for c in own) == whole["text"]
+
+
+def test_tokens_of_one_character_are_told_with_it():
+    pieces, _ = told(VOCABULARIES["replaces"], [[*EMOJI, SPECIAL]], [], "stop")
+
+    assert [(piece.text, piece.tokens) for piece in pieces] == [("a", 1), ("😀", 4), ("b", 1)]
+    assert all(piece.logprobs for piece in pieces)
+
+
+def test_pieces_of_several_texts_come_in_turn_and_count_their_own_tokens():
+    rows = [[1 + byte for byte in text] + [SPECIAL] for text in (b"abc", b"12345")]
+    pieces, answer = told(VOCABULARIES["replaces"], rows, [], "stop")
+
+    assert [piece.index for piece in pieces] == [0, 1, 0, 1, 0, 1, 1, 1]
+    assert answer.value == ["abc", "12345"]
+
+
+def test_logprobs_that_wait_for_a_reader_count_by_their_size():
+    (piece, *_), _ = told(VOCABULARIES["replaces"], [[*EMOJI, SPECIAL]], [], "stop")
+    buffer = PieceBuffer()
+    count = 0
+    while buffer.put(piece):
+        count += 1
+
+    assert count < 2**16 / len(piece.logprobs[0])
