@@ -35,12 +35,15 @@ class LeaseClient:
         self._held = 0
         self._free = 0
         self._is_recalled = False
+        self._idling: asyncio.TimerHandle | None = None  # threads go back at its end
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     async def acquire(self, threads: int) -> None:
         """Return when `threads` threads may be kept busy."""
         if self._free >= threads and not self._waiting:
             self._free -= threads
+            if not self._free:
+                self._stop_idling()
             return
         granted = asyncio.get_running_loop().create_future()
         self._waiting.append((threads, granted))
@@ -53,7 +56,8 @@ class LeaseClient:
         if not self._is_recalled:
             return
         if self._now() - self._granted < self._quantum_s:
-            asyncio.get_running_loop().call_later(IDLE_S, self._return_if_idle)
+            self._stop_idling()
+            self._idling = asyncio.get_running_loop().call_later(IDLE_S, self._return_free)
         else:
             self._return_free()
 
@@ -63,6 +67,7 @@ class LeaseClient:
         self._held += threads
         self._free += threads
         self._is_recalled = False
+        self._stop_idling()
         while self._waiting and self._waiting[0][0] <= self._free:
             wanted, granted = self._waiting.popleft()
             if granted.cancelled():
@@ -74,11 +79,13 @@ class LeaseClient:
         self._is_recalled = True
         self._return_free()
 
-    def _return_if_idle(self) -> None:
-        if self._is_recalled:
-            self._return_free()
+    def _stop_idling(self) -> None:
+        if self._idling is not None:
+            self._idling.cancel()
+            self._idling = None
 
     def _return_free(self) -> None:
+        self._stop_idling()
         if self._free:
             self._send(ReturnThreads(self._free))
             self._held -= self._free

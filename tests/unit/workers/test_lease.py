@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from app.workers.lease import LeaseClient
+from app.workers.lease import IDLE_S, LeaseClient
 from app.workers.messages import AskThreads, ReturnThreads
 from tests.fakes import settle_tasks, until
 
@@ -147,6 +147,23 @@ async def test_recalled_threads_that_nobody_uses_go_back_before_the_quantum_ends
     patient.release(2)
     assert sent == []
     await until(lambda: sent == [ReturnThreads(2)])
+
+
+async def test_the_end_of_an_idle_time_takes_no_threads_that_are_used_again(patient, sent):
+    """A step holds the loop for longer than threads may be idle."""
+    patient.on_grant(2)
+    await patient.acquire(2)
+    patient.on_recall()
+    for _ in range(2):
+        patient.release(2)
+        await patient.acquire(2)
+    loop = asyncio.get_running_loop()
+    passed = loop.create_future()
+    loop.call_later(5 * IDLE_S, passed.set_result, None)
+    await passed
+    patient.release(2)
+    await settle_tasks()
+    assert sent == []
 
 
 async def test_a_quantum_begins_when_a_worker_that_had_none_is_granted_threads(
