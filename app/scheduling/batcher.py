@@ -16,8 +16,9 @@ rules (docs/scheduling.md):
    row that could miss its deadline if it is not in this batch, the next being as long as may be, is
    put in before others. Where no batch within the bounds holds such rows and the head, and the
    head has time, it lets them go first, once.
-4. Rows of a worse class than the head's fill up what it and its like chose, and may make that
-   longer by no more than `FILL_STRETCH`.
+4. Rows of a worse class than the head's, and of callers with much waiting where the head's has
+   little, fill up what it and its like chose, and may make that longer by no more than
+   `FILL_STRETCH`.
 5. When several streams are idle, the waiting rows are spread over them.
 """
 
@@ -101,13 +102,17 @@ class Batcher:
         max_rows = min(self.limits.max_rows, -(-considered // max(1, idle_streams)))
         if queue.is_uneven(head):
             considered = min(considered, NARROW_BATCHES * self.limits.max_rows)
-        company = queue.company(head, considered)
+        company, patient = queue.company(head, considered), list[Row]()
+        if queue.is_of_few(head):
+            patient = [row for row in company if not queue.is_of_few(row)]
+            company = [row for row in company if queue.is_of_few(row)]
         batch = self._best_run(company, max_rows, now)
         batch = self._with_urgent(batch, company, queue, max_rows, now)
         self._let_pass = None if head in batch else head.key
         if len(batch) < max_rows:
             most_ms = FILL_STRETCH * self._ms(batch)
-            batch = self._filled(batch, queue.worse(head, FILL_WINDOW), max_rows, now, most_ms)
+            patient += queue.worse(head, FILL_WINDOW)
+            batch = self._filled(batch, patient, max_rows, now, most_ms)
         if len(batch) == len(queue) and idle_streams <= 1:
             until = self._hold_until(batch, now)
             if until > now:

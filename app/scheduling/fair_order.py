@@ -33,6 +33,7 @@ FORGIVEN = 512.0  # tokens
 MOST_CREDIT = 512.0  # tokens; an idle hour of a share is no right to a burst
 WALK_TOKENS = 256  # so many of one caller in a row, when looking at who comes next
 UNEVEN = 4  # members per caller; more means that somebody has sent much at once
+FEW = 8  # times as many are there per caller
 _SLACK = 64  # entries of those who left that a heap may hold before it is cleared of them
 
 
@@ -106,6 +107,11 @@ class _Class(Generic[M]):
     @property
     def is_uneven(self) -> bool:
         return 1 < len(self._flows) < len(self.members) / UNEVEN
+
+    def has_few(self, caller: str) -> bool:
+        """Whether he is one of those beside whom somebody has much waiting."""
+        mean = len(self.members) / len(self._flows)
+        return len(self._flows[caller].members) * FEW < mean
 
     def note_turn(self) -> None:
         """Virtual time moves on to the tag of whoever is first now."""
@@ -235,6 +241,10 @@ class FairOrder(Generic[M]):
     def is_uneven(self, priority: Priority) -> bool:
         """Whether somebody in the class has much waiting beside others."""
         return self._classes[priority].is_uneven
+
+    def is_of_few(self, member: M) -> bool:
+        """Whether its caller has little waiting, and another in his class much."""
+        return self._classes[member.priority].has_few(member.caller)
 
     def is_ahead(self, member: M, tokens: float) -> bool:
         """Whether its caller was served so many tokens more than his share."""

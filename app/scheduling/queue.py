@@ -87,6 +87,10 @@ class RowQueue:
         """Whether somebody in the head's class has much waiting beside others."""
         return self._order.is_uneven(head.priority)
 
+    def is_of_few(self, row: Row) -> bool:
+        """Whether its caller has little waiting, and another in his class much."""
+        return row.key not in self._late and self._order.is_of_few(row)
+
     def company(self, head: Row, size: int) -> list[Row]:
         """The head and, of the next `size` rows of its class or a better one, those of its
         group, in the order of their turns."""

@@ -313,6 +313,23 @@ def test_a_row_that_is_late_anyway_runs_when_nothing_else_waits():
     assert order == [2, 1]
 
 
+def test_who_sends_one_text_beside_thousands_waits_for_no_company_of_theirs():
+    """They fill his batch as those of a worse class do."""
+    cost = CostModel(fixed_ms=1.0, per_token_ms=0.1, per_pair_ms=0.0)
+    queue, chooser = RowQueue(), batcher(cost)
+    queue.add(Row(i, 0, 10, 0.0, caller="heavy") for i in range(200))
+    first = chooser.choose(queue, 0.0)
+    assert len(items(first)) == 8
+    queue.take(list(queue)[:8])
+
+    queue.add([Row(1000, 0, 10, 0.0, caller="light")])
+    chosen = items(chooser.choose(queue, 0.001))
+    assert chosen == [1000]
+    queue.drop(1000, 1)
+    queue.add(Row(i, 0, 10, 0.0, caller="light") for i in range(1000, 1100))
+    assert len(items(chooser.choose(queue, 0.001))) == 8
+
+
 def test_rows_of_a_worse_class_fill_what_costs_the_head_little():
     urgent, patient = Priority.INTERACTIVE, Priority.BATCH
     queue = RowQueue()
