@@ -229,7 +229,10 @@ def _services(
     versions: dict[str, dict[str, str]] | None = None,
 ) -> FakeServices:
     states = versions or {"a:v1": {"state": "ready"}, "b:v1": {"state": "ready"}}
-    return FakeServices(models=FixedModels(Readiness(ready, started, stopping, states)))
+    troubles = tuple(key for key, version in states.items() if version["state"] != "ready")
+    can_serve = len(troubles) < len(states) and not stopping
+    readiness = Readiness(ready, started, stopping, states, can_serve, troubles)
+    return FakeServices(models=FixedModels(readiness))
 
 
 BROKEN = {"state": "failed", "reason": "the file is truncated"}
