@@ -61,6 +61,17 @@ class ModelService(Protocol):
         """Every version."""
 
 
+class ModelControl(Protocol):
+    def check_allowed(self) -> None:
+        """Raises Forbidden."""
+
+    async def load(self, name: str, version: str | None, timeout_ms: float | None) -> None:
+        """Returns when it is ready; no version: all of the model."""
+
+    async def unload(self, name: str, version: str | None, timeout_ms: float | None) -> None:
+        """Returns when it is gone."""
+
+
 class Metrics(Protocol):
     def render(self) -> bytes:
         """Prometheus text."""
@@ -78,6 +89,9 @@ class AppServices(Protocol):
 
     @property
     def models(self) -> ModelService: ...
+
+    @property
+    def control(self) -> ModelControl: ...
 
     @property
     def metrics(self) -> Metrics: ...

@@ -158,7 +158,11 @@ def documented(
 
 
 _V2_FAILURES = (400, 404, 413, 415, 429, 500, 503, 504)
-_NOT_SUPPORTED = "Models are loaded when the server starts, and stay."
+_V2_WORDS = {
+    400: "Not strict JSON, or a field is wrong, missing, unknown or out of bounds.",
+    403: "MODEL_CONTROL does not allow it.",
+    409: "A later order for the same version has undone this one.",
+}
 _JSON_LENGTH = {
     "name": "Inference-Header-Content-Length",
     "in": "header",
@@ -181,8 +185,9 @@ def documented_v2(
     responses: Responses = {200: {"description": "Done."}}
     if answer is not None:
         responses[200]["model"] = answer
-    for status in _V2_FAILURES if body is not None else failures:
-        responses[status] = {"model": V2Error, "description": _v2_words(status)}
+    for status in sorted({*failures, *(_V2_FAILURES if body is not None else ())}):
+        words = _V2_WORDS.get(status) or _FAILURES[status][0]
+        responses[status] = {"model": V2Error, "description": words}
     if unready is not None:
         responses[503] = {"model": unready, "description": "Not now."}
     extra: dict[str, Any] = {"parameters": [_REQUEST_ID]}
@@ -197,14 +202,6 @@ def documented_v2(
             },
         }
     return {"response_model": None, "responses": responses, "openapi_extra": extra}
-
-
-def _v2_words(status: int) -> str:
-    if status == 501:
-        return _NOT_SUPPORTED
-    if status == 400:
-        return "Not strict JSON, or a field is wrong, missing, unknown or out of bounds."
-    return _FAILURES[status][0]
 
 
 def _failure(status: int) -> dict[str, Any]:

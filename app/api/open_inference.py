@@ -1,6 +1,6 @@
 """The Open Inference Protocol under /v2: health, metadata, inference, the repository's index."""
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import structlog
@@ -23,9 +23,10 @@ from app.api.errors import (
     status_of,
 )
 from app.api.open_inference_body import check_wanted, read_call, read_small_json, written
-from app.core.errors import CallerError, InvalidRequest, ServingError
+from app.core.errors import InvalidRequest, ServingError
 from app.core.types import Failed
 from app.schemas.open_inference import (
+    V2ControlBody,
     V2IndexBody,
     V2InferAnswer,
     V2InferBody,
@@ -33,22 +34,17 @@ from app.schemas.open_inference import (
     V2Model,
     V2Ready,
     V2Server,
-    parse_index,
+    parse,
 )
-from app.services.open_inference import EXTENSIONS, OpenInference
+from app.services.open_inference import EXTENSIONS, OpenInference, version_to_control
 
 log = structlog.get_logger("app.api")
 
-BODIES = (V2InferBody, V2IndexBody)
+BODIES = (V2InferBody, V2IndexBody, V2ControlBody)
+ControlOrder = Callable[[str, str | None, float | None], Awaitable[None]]
 _MODEL = "/v2/models/{model_name}"
 _VERSION = f"{_MODEL}/versions/{{model_version}}"
 _REPOSITORY = "/v2/repository/models/{model_name}"
-
-
-class NotSupported(CallerError):
-    """A model is loaded when the server starts; change the catalog and start the server again."""
-
-    code = "not_supported"
 
 
 class ProtocolRoute(APIRoute):
@@ -74,8 +70,7 @@ class ProtocolRoute(APIRoute):
 def refusal(error: ServingError) -> Response:
     """What is wrong with a request is 400 in this protocol."""
     error = shown_to_caller(error)
-    status = 501 if isinstance(error, NotSupported) else status_of(error)
-    status = 400 if isinstance(error, InvalidRequest) else status
+    status = 400 if isinstance(error, InvalidRequest) else status_of(error)
     return JsonResponse({"error": str(error)}, status, headers_of(error))
 
 
@@ -178,25 +173,38 @@ async def _infer(request: Request) -> Response:
 @router.post("/v2/repository/index", **documented_v2(None, body=V2IndexBody))
 async def v2_index(request: Request) -> Response:
     """Every version and its state: READY, LOADING, UNLOADING or UNAVAILABLE."""
-    wanted = parse_index(await read_small_json(request, settings_of(request).max_body_bytes))
+    given = await read_small_json(request, settings_of(request).max_body_bytes)
+    wanted = parse(V2IndexBody, given)
     return JsonResponse(_protocol(request).index(wanted.ready))
 
 
-@router.post(f"{_REPOSITORY}/load", **documented_v2(None, failures=(404, 501)))
+@router.post(f"{_REPOSITORY}/load", **documented_v2(None, body=V2ControlBody, failures=(403, 409)))
 async def v2_load(request: Request) -> Response:
-    """Not supported: models are loaded when the server starts."""
-    return _cannot_change(request)
+    """Load a model, or one version; where MODEL_CONTROL allows it.
+
+    Answers when it is ready, or tells why it is not; the model's part of the index.
+    """
+    return await _control(request, services_of(request).control.load)
 
 
-@router.post(f"{_REPOSITORY}/unload", **documented_v2(None, failures=(404, 501)))
+@router.post(
+    f"{_REPOSITORY}/unload", **documented_v2(None, body=V2ControlBody, failures=(403, 409))
+)
 async def v2_unload(request: Request) -> Response:
-    """Not supported: models stay loaded until the server ends."""
-    return _cannot_change(request)
+    """Unload a model, or one version; where MODEL_CONTROL allows it.
+
+    Nothing new is taken, what was accepted is answered, and then its memory is given back.
+    """
+    return await _control(request, services_of(request).control.unload)
 
 
-def _cannot_change(request: Request) -> Response:
-    _protocol(request).is_ready(*_asked(request))  # who does not exist is told so
-    raise NotSupported()
+async def _control(request: Request, carry_out: ControlOrder) -> Response:
+    services_of(request).control.check_allowed()
+    timeout_ms, name = timeout_ms_of(request), request.path_params["model_name"]
+    given = await read_small_json(request, settings_of(request).max_body_bytes)
+    version = version_to_control(parse(V2ControlBody, given).parameters)
+    await run_unless_gone(request, carry_out(name, version, timeout_ms))
+    return JsonResponse(_protocol(request).index(model=name))
 
 
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
