@@ -19,7 +19,7 @@ PRIORITY_HEADER = "X-Priority"
 CALLER_HEADER = "X-Caller-Id"
 MAX_TIMEOUT_MS = 3_600_000
 PRIORITIES = {priority.name.lower(): priority for priority in Priority}
-_DECIMAL = re.compile(r"[0-9]{1,7}(?:\.[0-9]{1,6})?", re.ASCII)
+_DECIMAL = re.compile(r"[0-9]{1,20}(?:\.[0-9]{1,40})?(?:[eE][-+]?[0-9]{1,3})?", re.ASCII)
 _CALLER = re.compile(r"[A-Za-z0-9._:-]{1,64}", re.ASCII)
 
 

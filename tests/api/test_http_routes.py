@@ -147,13 +147,16 @@ async def test_bad_request_id_is_replaced(client: httpx.AsyncClient, given: str 
 
 
 async def test_deadline_reaches_the_service(running: Running, client: httpx.AsyncClient):
-    await client.post("/infer", json=TEXT, headers={"X-Request-Timeout-Ms": "1500.5"})
+    for given in ("1500.5", "2.5e3", "27907.39337830131"):
+        await client.post("/infer", json=TEXT, headers={"X-Request-Timeout-Ms": given})
     await client.post("/infer", json=TEXT)
-    assert running.services.inference.timeouts_ms == [1500.5, None]
+    asked = running.services.inference.timeouts_ms
+    assert asked == [1500.5, 2500.0, 27907.39337830131, None]
 
 
 @pytest.mark.parametrize(
-    "given", ["0", "-1", "3600000.1", "9999999", "1e3", "soon", "", "inf", "٣"]
+    "given",
+    ["0", "-1", "3600000.1", "9999999", "1e999", "1e", "soon", "", "inf", "nan", "٣", "0x10"],
 )
 async def test_bad_deadline_is_refused_by_name(client: httpx.AsyncClient, given: str):
     headers = [(b"X-Request-Timeout-Ms", given.encode())]
