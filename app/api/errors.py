@@ -1,6 +1,7 @@
 """Which error type answers with which status. Every failure leaves the server through here."""
 
 import math
+from collections.abc import Iterable
 from http import HTTPStatus
 
 import structlog
@@ -50,6 +51,10 @@ class WrongMethod(CallerError):
 
     code = "method_not_allowed"
 
+    def __init__(self, request: Request, allowed: Iterable[str]) -> None:
+        self.allowed = ", ".join(sorted(allowed))
+        super().__init__(f"{request.url.path} takes {self.allowed}, not {request.method}.")
+
 
 _TOLD = (InternalError, PoisonInput)  # of those with status 500; their text gives nothing away
 
@@ -81,8 +86,11 @@ def status_of(error: ServingError) -> int:
 
 
 def headers_of(error: ServingError) -> dict[str, str]:
-    """Retry-After in whole seconds, never 0; no second request after a body left unread."""
+    """Retry-After in whole seconds, never 0; no second request after a body left unread; the
+    methods that a path does take."""
     headers: dict[str, str] = {}
+    if isinstance(error, WrongMethod):
+        headers["Allow"] = error.allowed
     if isinstance(error, TryLater):
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s or 0)))
     if isinstance(error, BodyTooLarge):
@@ -128,8 +136,8 @@ def _translated(request: Request, error: Exception) -> Exception:
         case HTTPException(status_code=HTTPStatus.NOT_FOUND):
             return NoSuchRoute()
         case HTTPException(status_code=HTTPStatus.METHOD_NOT_ALLOWED, headers=headers):
-            allowed = (headers or {}).get("Allow", "other methods")
-            return WrongMethod(f"{request.url.path} takes {allowed}, not {request.method}.")
+            allowed = (headers or {}).get("Allow", "")
+            return WrongMethod(request, allowed.split(", "))
         case HTTPException(status_code=status, detail=detail) if status < 500:
             return CallerError(str(detail))
         case RequestValidationError():

@@ -8,7 +8,6 @@ from fastapi import APIRouter
 from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Match
 
 from app.api.deps import asker_of, note, open_inference_of, services_of, settings_of, timeout_ms_of
 from app.api.disconnect import run_unless_gone
@@ -23,11 +22,13 @@ from app.api.errors import (
     status_of,
 )
 from app.api.open_inference_body import check_wanted, read_call, read_small_json, written
+from app.api.plain_route import methods_of
 from app.core.errors import InvalidRequest, ServingError
 from app.core.types import Failed
 from app.schemas.open_inference import (
     V2ControlBody,
     V2IndexBody,
+    V2IndexEntry,
     V2InferAnswer,
     V2InferBody,
     V2Live,
@@ -170,7 +171,7 @@ async def _infer(request: Request) -> Response:
     return written(reply, parsed)
 
 
-@router.post("/v2/repository/index", **documented_v2(None, body=V2IndexBody))
+@router.post("/v2/repository/index", **documented_v2(list[V2IndexEntry], body=V2IndexBody))
 async def v2_index(request: Request) -> Response:
     """Every version and its state: READY, LOADING, UNLOADING or UNAVAILABLE."""
     given = await read_small_json(request, settings_of(request).max_body_bytes)
@@ -178,7 +179,10 @@ async def v2_index(request: Request) -> Response:
     return JsonResponse(_protocol(request).index(wanted.ready))
 
 
-@router.post(f"{_REPOSITORY}/load", **documented_v2(None, body=V2ControlBody, failures=(403, 409)))
+@router.post(
+    f"{_REPOSITORY}/load",
+    **documented_v2(list[V2IndexEntry], body=V2ControlBody, failures=(403, 409)),
+)
 async def v2_load(request: Request) -> Response:
     """Load a model, or one version; where MODEL_CONTROL allows it.
 
@@ -188,7 +192,8 @@ async def v2_load(request: Request) -> Response:
 
 
 @router.post(
-    f"{_REPOSITORY}/unload", **documented_v2(None, body=V2ControlBody, failures=(403, 409))
+    f"{_REPOSITORY}/unload",
+    **documented_v2(list[V2IndexEntry], body=V2ControlBody, failures=(403, 409)),
 )
 async def v2_unload(request: Request) -> Response:
     """Unload a model, or one version; where MODEL_CONTROL allows it.
@@ -213,7 +218,7 @@ _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 @router.api_route("/v2/{rest:path}", methods=_METHODS, include_in_schema=False)
 async def v2_nowhere(request: Request) -> Response:
     """What is at no other path of the protocol fails in its shape, too."""
-    for route in router.routes:
-        if isinstance(route, APIRoute) and route.matches(request.scope)[0] is Match.PARTIAL:
-            raise WrongMethod(f"This path takes {', '.join(sorted(route.methods or ()))}.")
+    allowed = methods_of(router, request)
+    if allowed:
+        raise WrongMethod(request, allowed)
     raise NoSuchRoute("There is nothing at this path; GET / lists the routes.")

@@ -4,17 +4,16 @@ import time
 from typing import Any
 
 from fastapi import APIRouter
-from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Match
 
 from app.api import openai_generation, openai_responses, openai_texts
 from app.api.deps import services_of
 from app.api.envelope import JsonResponse
 from app.api.errors import NoSuchRoute, WrongMethod
 from app.api.openai_documented import documented_openai
-from app.api.openai_route import OpenAiRoute, find, refusal
+from app.api.plain_route import methods_of
+from app.api.openai_route import OpenAiRoute, find
 from app.schemas.openai_common import OpenAiModel, OpenAiModels
 from app.services.model_service import ServedVersion
 
@@ -62,22 +61,8 @@ async def openai_nowhere(request: Request) -> Response:
     """What is at no other path fails in OpenAI's shape, too."""
     allowed: set[str] = set()
     for part in (openai_generation, openai_responses, openai_texts):
-        allowed |= _methods(part.router, request)
-    allowed |= _methods(router, request)
+        allowed |= methods_of(part.router, request)
+    allowed |= methods_of(router, request)
     if not allowed:
         raise NoSuchRoute("There is nothing at this path; GET / lists the routes.")
-    response = refusal(request, WrongMethod(f"This path takes {', '.join(sorted(allowed))}."))
-    services_of(request).metrics.observe_rejected(WrongMethod.code)
-    response.headers["Allow"] = ", ".join(sorted(allowed))
-    return response
-
-
-def _methods(part: APIRouter, request: Request) -> set[str]:
-    """What the path of the request does take."""
-    routes = (route for route in part.routes if isinstance(route, APIRoute))
-    return {
-        method
-        for route in routes
-        if route.matches(request.scope)[0] is Match.PARTIAL
-        for method in route.methods or ()
-    }
+    raise WrongMethod(request, allowed)

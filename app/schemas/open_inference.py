@@ -5,7 +5,7 @@ validated; tests do that.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
@@ -110,6 +110,17 @@ class V2ControlBody(_Strict):
         "supported, but for `unload_dependents: false`.",
         examples=[{"version": "v1"}],
     )
+
+
+class V2IndexEntry(BaseModel):
+    """A version, and how it is."""
+
+    name: str = Field(description="Of the model.", examples=["sentiment"])
+    version: str = Field(description="Its version.", examples=["v1"])
+    state: Literal["READY", "LOADING", "UNLOADING", "UNAVAILABLE"] = Field(
+        description="In the protocol's words.", examples=["READY"]
+    )
+    reason: str = Field(description="Why, where it is not ready.", examples=["unloaded"])
 
 
 class V2Output(BaseModel):

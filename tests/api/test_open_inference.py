@@ -436,6 +436,7 @@ async def test_every_path_below_v2_fails_in_the_protocols_shape(
     body = {"inputs": [text("a")]} if method == "POST" else None
     response = await client.request(method, path, json=body)
     assert (response.status_code, list(response.json())) == (status, ["error"])
+    assert (response.headers.get("allow") is not None) == (status == 405)
 
 
 async def test_index_lists_versions_and_their_states(
