@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run hub test test-hub test-hub-full check lint types fmt proto eval eval-hub bench \
+.PHONY: help run hub test test-openapi test-hub test-hub-full check lint types fmt proto eval eval-hub bench \
 	bench-hub bench-scheduling simulation soak chaos lock clean
 
 help:  ## This list
@@ -18,6 +18,9 @@ run: $(SERVING) .env  ## Serve the models of MODEL_PROFILE on port 8000
 
 test: $(VENV)/.test .env  ## Run the tests
 	$(BIN)/python -m pytest tests/
+
+test-openapi: $(VENV)/.test  ## Ask a server all that its OpenAPI document allows, and what it does not
+	$(BIN)/python -m pytest tests/e2e/test_openapi.py -m slow
 
 hub: $(VENV)/.hub  ## Install what it takes to prepare checkpoints from a hub
 
