@@ -35,6 +35,7 @@ from app.models.preparation import open_stores
 from app.models.progress import progress_for_stderr
 from app.models.spec import ModelSpec
 from app.services.inference_service import InferenceService
+from app.services.model_control import ControlLimits, ModelControl
 from app.services.model_service import ModelService
 from app.services.response_cache import ResponseCache
 
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
+ENDS_S = 10.0  # beyond the grace time: for a worker's process to end, or to be ended
+
 
 @dataclass(frozen=True, slots=True)
 class Services:
@@ -50,6 +53,7 @@ class Services:
 
     inference: InferenceService
     models: ModelService
+    control: ModelControl
     metrics: Metrics
 
 
@@ -86,7 +90,9 @@ def create_app(settings: Settings, specs: Sequence[ModelSpec]) -> Application:
         max_text_chars=settings.max_text_chars,
         cache=_response_cache(settings, metrics),
     )
-    services = Services(inference, ModelService(fleet.registry), metrics)
+    limits = ControlLimits(settings.worker_start_timeout_s, settings.shutdown_grace_s + ENDS_S)
+    control = ModelControl(fleet.registry, limits, is_allowed=settings.model_control == "explicit")
+    services = Services(inference, ModelService(fleet.registry), control, metrics)
     grpc = _grpc_server(services, settings)
 
     @contextlib.asynccontextmanager
@@ -132,6 +138,12 @@ def read_catalog(settings: Settings) -> tuple[ModelSpec, ...]:
         raise ConfigurationError(
             f"DEFAULT_MODEL is {settings.default_model!r}, but the catalog has only: "
             f"{', '.join(sorted(names))}"
+        )
+    asleep = [spec.key for spec in specs if not spec.load]
+    if asleep and settings.model_control == "none":
+        raise ConfigurationError(
+            f"the catalog says `load: false` for {', '.join(asleep)}, which nobody could ever load "
+            "with MODEL_CONTROL=none"
         )
     return specs
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 
-from app.core.errors import InputTooLong, ServingError
+from app.core.errors import InputTooLong, ModelUnavailable, ServingError
 from app.core.inference import Generated, Sampling, TokenIds, Tokenizer, Vectors, Written
 from app.core.types import NOBODY, Answer, Asker, Outcome, Usage
 from app.models.registry import Deployment
@@ -339,6 +339,7 @@ class AnswersWhenTold:
         self.waits: list[asyncio.Future[Outcome]] = []
         self.pieces: list[OnPiece | None] = []
         self.refusal: ServingError | None = None
+        self.asked_for: set[str] = set()
 
     @property
     def unanswered(self) -> int:
@@ -348,6 +349,12 @@ class AnswersWhenTold:
         if version in self.refused:
             return ServingState.FAILED, self.refused[version]
         return self.status.state, self.status.reason
+
+    def was_asked_for(self, version: str) -> bool:
+        return version in self.asked_for
+
+    def closed(self, version: str) -> ModelUnavailable | None:
+        return ModelUnavailable("closed") if self.status.state.is_by_request else None
 
     def submit(
         self,

@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
@@ -25,13 +26,15 @@ from app.api import (
     openai_texts,
 )
 from app.api.deps import AppServices
-from app.api.documented import REF, documented
+from app.api.documented import documented
+from app.api.documented_parameters import with_path_parameters
+from app.api.documented_streams import REF, Payloads, models_of
 from app.api.envelope import JsonResponse
 from app.api.middleware import RequestContext
 from app.api.plain_route import PlainRoute
 from app.core.config import Settings
 from app.schemas.openai_generation import ChatBody, CompletionBody
-from app.schemas.openai_responses import ResponsesBody
+from app.schemas.openai_responses import ResponsesBody, ResponsesEvent
 from app.schemas.openai_texts import ClassifyBody, EmbeddingsBody, RerankBody, ScoreBody
 from app.schemas.request import BatchBody, InferBody
 from app.schemas.response import IndexAnswer
@@ -55,6 +58,12 @@ _TAGS = [
 ]
 
 OPENAI = (openai_generation, openai_responses, openai_texts, openai_models)
+STREAMS: tuple[Payloads, ...] = (
+    inference.STREAM,
+    openai_generation.CHAT_STREAM,
+    openai_generation.COMPLETION_STREAM,
+    ResponsesEvent,
+)
 OPENAI_BODIES = (
     ChatBody,
     CompletionBody,
@@ -119,7 +128,9 @@ def openapi_document(app: FastAPI, settings: Settings) -> dict[str, Any]:
         routes=app.routes,
     )
     schemas = document["components"]["schemas"]
-    for body in (InferBody, BatchBody, *open_inference.BODIES, *OPENAI_BODIES):
+    with_path_parameters(document["paths"])
+    bodies: list[type[BaseModel]] = [InferBody, BatchBody, *open_inference.BODIES, *OPENAI_BODIES]
+    for body in bodies + [each for payloads in STREAMS for each in models_of(payloads)]:
         schemas[body.__name__] = body.model_json_schema(ref_template=REF)
         schemas |= schemas[body.__name__].pop("$defs", {})
     schemas["InferBody"]["properties"]["text"]["maxLength"] = settings.max_text_chars

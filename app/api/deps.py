@@ -18,7 +18,7 @@ PRIORITY_HEADER = "X-Priority"
 CALLER_HEADER = "X-Caller-Id"
 MAX_TIMEOUT_MS = 3_600_000
 PRIORITIES = {priority.name.lower(): priority for priority in Priority}
-_DECIMAL = re.compile(r"[0-9]{1,7}(?:\.[0-9]{1,6})?", re.ASCII)
+_DECIMAL = re.compile(r"[0-9]{1,20}(?:\.[0-9]{1,40})?(?:[eE][-+]?[0-9]{1,3})?", re.ASCII)
 _CALLER = re.compile(r"[A-Za-z0-9._:-]{1,64}", re.ASCII)
 
 
@@ -60,6 +60,17 @@ class ModelService(Protocol):
         """Every version."""
 
 
+class ModelControl(Protocol):
+    def check_allowed(self) -> None:
+        """Raises Forbidden."""
+
+    async def load(self, name: str, version: str | None, timeout_ms: float | None) -> None:
+        """Returns when it is ready; no version: all of the model."""
+
+    async def unload(self, name: str, version: str | None, timeout_ms: float | None) -> None:
+        """Returns when it is gone."""
+
+
 class Metrics(Protocol):
     def render(self) -> bytes:
         """Prometheus text."""
@@ -77,6 +88,9 @@ class AppServices(Protocol):
 
     @property
     def models(self) -> ModelService: ...
+
+    @property
+    def control(self) -> ModelControl: ...
 
     @property
     def metrics(self) -> Metrics: ...

@@ -6,14 +6,12 @@ from typing import Any, NoReturn
 
 import structlog
 from fastapi import APIRouter
-from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Match
 
 from app.api.deps import services_of
 from app.api.errors import InternalError, NoSuchRoute, WrongMethod
-from app.api.plain_route import PlainRoute
+from app.api.plain_route import PlainRoute, methods_of
 from app.core.errors import ServingError
 
 log = structlog.get_logger("app.api")
@@ -58,13 +56,7 @@ class DialectRoute(PlainRoute):
 
 def nothing_here(request: Request, routers: Iterable[APIRouter]) -> NoReturn:
     """For what is at no other path of a protocol. Raises WrongMethod, or NoSuchRoute."""
-    routes = [route for router in routers for route in router.routes]
-    allowed = {
-        method
-        for route in routes
-        if isinstance(route, APIRoute) and route.matches(request.scope)[0] is Match.PARTIAL
-        for method in route.methods or ()
-    }
+    allowed = {method for router in routers for method in methods_of(router, request)}
     if allowed:
-        raise WrongMethod(f"This path takes {', '.join(sorted(allowed))}.", allowed)
+        raise WrongMethod(request, allowed)
     raise NoSuchRoute("There is nothing at this path; GET / lists the routes.")

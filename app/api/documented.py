@@ -8,12 +8,12 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from app.schemas.open_inference import V2Error
+from app.api.documented_parameters import INFERENCE, JSON_LENGTH, REQUEST_ID
+from app.api.documented_streams import REF, Payloads, event_stream
+from app.schemas.open_inference import V2Error, V2InferBody
 from app.schemas.response import EXAMPLE_ID, EXAMPLE_TIME, ErrorAnswer
 
 Responses = dict[int | str, dict[str, Any]]
-
-REF = "#/components/schemas/{model}"
 
 _FAILURES: dict[int, tuple[str, str, str]] = {  # status: what it means, an example of it
     400: (
@@ -75,49 +75,6 @@ _FAILURES: dict[int, tuple[str, str, str]] = {  # status: what it means, an exam
     ),
 }
 
-_REQUEST_ID = {
-    "name": "X-Request-ID",
-    "in": "header",
-    "required": False,
-    "description": "Your name for the request: 1 to 128 of `A-Za-z0-9._:-`; another one is made "
-    "where it is absent or anything else. It comes back in the answer's header and body.",
-    "schema": {"type": "string", "maxLength": 128, "pattern": "^[A-Za-z0-9._:-]+$"},
-    "example": "order-4711",
-}
-
-_TIMEOUT = {
-    "name": "X-Request-Timeout-Ms",
-    "in": "header",
-    "required": False,
-    "description": "How long you will wait, in ms; each version has a default, see `/models`.",
-    "schema": {"type": "number", "exclusiveMinimum": 0, "maximum": 3_600_000},
-    "example": 2000,
-}
-
-_PRIORITY = {
-    "name": "X-Priority",
-    "in": "header",
-    "required": False,
-    "description": "How urgent it is. A better class goes first; what has waited for long is due a "
-    "share beside it (docs/scheduling.md).",
-    "schema": {
-        "type": "string",
-        "enum": ["interactive", "normal", "batch"],
-        "default": "normal",
-    },
-    "example": "interactive",
-}
-
-_CALLER = {
-    "name": "X-Caller-Id",
-    "in": "header",
-    "required": False,
-    "description": "On whose behalf you ask, 1 to 64 of `A-Za-z0-9._:-`; your address where it is "
-    "absent. Callers of one class share the server by tokens.",
-    "schema": {"type": "string", "maxLength": 64, "pattern": "^[A-Za-z0-9._:-]+$"},
-    "example": "shop-7",
-}
-
 _RETRY_AFTER = {
     "Retry-After": {
         "description": "Seconds until another try may succeed.",
@@ -132,18 +89,21 @@ def documented(
     *,
     body: type[BaseModel] | None = None,
     other: Responses | None = None,
-    streams: bool = False,
+    streams: Payloads | None = None,
 ) -> dict[str, Any]:
-    """Arguments of a route. One with a body can fail in all the ways of inference."""
+    """Arguments of a route. One with a body can fail in all the ways of inference.
+
+    streams: what the events hold that may come in place of the answer.
+    """
     responses: Responses = {
         200: {"model": answer, "description": "Done."},
         **(other or {}),
     }
-    if streams:
-        responses[200]["content"] = {"text/event-stream": {"schema": {"type": "string"}}}
-    extra: dict[str, Any] = {"parameters": [_REQUEST_ID]}
+    if streams is not None:
+        responses[200]["content"] = event_stream(streams)
+    extra: dict[str, Any] = {"parameters": [REQUEST_ID]}
     if body is not None:
-        extra["parameters"] = [_REQUEST_ID, _TIMEOUT, _PRIORITY, _CALLER]
+        extra["parameters"] = INFERENCE
         schema = {"$ref": REF.format(model=body.__name__)}
         extra["requestBody"] = {
             "required": True,
@@ -157,54 +117,42 @@ def documented(
     }
 
 
+_RAW = {"type": "string", "format": "binary"}
 _V2_FAILURES = (400, 404, 413, 415, 429, 500, 503, 504)
-_NOT_SUPPORTED = "Models are loaded when the server starts, and stay."
-_JSON_LENGTH = {
-    "name": "Inference-Header-Content-Length",
-    "in": "header",
-    "required": False,
-    "description": "Length of the JSON in bytes, where raw tensors follow it.",
-    "schema": {"type": "integer", "minimum": 0},
-    "example": 181,
+_V2_WORDS = {
+    400: "Not strict JSON, or a field is wrong, missing, unknown or out of bounds.",
+    403: "MODEL_CONTROL does not allow it.",
+    409: "A later order for the same version has undone this one.",
 }
 
 
 def documented_v2(
-    answer: type[BaseModel] | None,
+    answer: Any,
     *,
     body: type[BaseModel] | None = None,
     failures: tuple[int, ...] = (),
     unready: type[BaseModel] | None = None,
 ) -> dict[str, Any]:
     """The same for a route of the Open Inference Protocol, whose failures have a shape of their
-    own. unready: what 503 answers; answer: None where it is a list, or nothing ever."""
-    responses: Responses = {200: {"description": "Done."}}
-    if answer is not None:
-        responses[200]["model"] = answer
-    for status in _V2_FAILURES if body is not None else failures:
-        responses[status] = {"model": V2Error, "description": _v2_words(status)}
+    own. unready: what 503 answers. A body may be left out, but for tensors."""
+    takes_tensors = body is V2InferBody
+    responses: Responses = {200: {"description": "Done.", "model": answer}}
+    if takes_tensors:
+        responses[200]["content"] = {"application/octet-stream": {"schema": _RAW}}
+    for status in sorted({*failures, *(_V2_FAILURES if body is not None else ())}):
+        words = _V2_WORDS.get(status) or _FAILURES[status][0]
+        responses[status] = {"model": V2Error, "description": words}
     if unready is not None:
         responses[503] = {"model": unready, "description": "Not now."}
-    extra: dict[str, Any] = {"parameters": [_REQUEST_ID]}
+    extra: dict[str, Any] = {"parameters": [REQUEST_ID]}
     if body is not None:
-        extra["parameters"] = [_REQUEST_ID, _TIMEOUT, _PRIORITY, _CALLER, _JSON_LENGTH]
         schema = {"$ref": REF.format(model=body.__name__)}
-        extra["requestBody"] = {
-            "required": True,
-            "content": {
-                "application/json": {"schema": schema},
-                "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
-            },
-        }
+        content: dict[str, Any] = {"application/json": {"schema": schema}}
+        if takes_tensors:
+            extra["parameters"] = [*INFERENCE, JSON_LENGTH]
+            content["application/octet-stream"] = {"schema": _RAW}
+        extra["requestBody"] = {"required": takes_tensors, "content": content}
     return {"response_model": None, "responses": responses, "openapi_extra": extra}
-
-
-def _v2_words(status: int) -> str:
-    if status == 501:
-        return _NOT_SUPPORTED
-    if status == 400:
-        return "Not strict JSON, or a field is wrong, missing, unknown or out of bounds."
-    return _FAILURES[status][0]
 
 
 def _failure(status: int) -> dict[str, Any]:

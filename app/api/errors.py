@@ -18,6 +18,7 @@ from app.core.errors import (
     CallerError,
     Cancelled,
     DeadlineExceeded,
+    Forbidden,
     InputTooLong,
     InvalidJson,
     InvalidRequest,
@@ -25,6 +26,7 @@ from app.core.errors import (
     Overloaded,
     PoisonInput,
     ServingError,
+    Superseded,
     TryLater,
     UnsupportedMediaType,
 )
@@ -49,9 +51,9 @@ class WrongMethod(CallerError):
 
     code = "method_not_allowed"
 
-    def __init__(self, message: str | None = None, allowed: Iterable[str] = ()) -> None:
-        super().__init__(message)
-        self.allowed = sorted(allowed)
+    def __init__(self, request: Request, allowed: Iterable[str]) -> None:
+        self.allowed = ", ".join(sorted(allowed))
+        super().__init__(f"{request.url.path} takes {self.allowed}, not {request.method}.")
 
 
 _TOLD = (InternalError, PoisonInput)  # of those with status 500; their text gives nothing away
@@ -65,6 +67,8 @@ STATUS: dict[type[ServingError], int] = {
     BodyTooLarge: 413,
     InputTooLong: 413,
     UnsupportedMediaType: 415,
+    Forbidden: 403,
+    Superseded: 409,
     ModelNotFound: 404,
     NoSuchRoute: 404,
     WrongMethod: 405,
@@ -82,9 +86,11 @@ def status_of(error: ServingError) -> int:
 
 
 def headers_of(error: ServingError) -> dict[str, str]:
-    """Retry-After in whole seconds, never 0; methods that are allowed, where they are known; no
-    second request after a body left unread."""
+    """Retry-After in whole seconds, never 0; no second request after a body left unread; the
+    methods that a path does take."""
     headers: dict[str, str] = {}
+    if isinstance(error, WrongMethod):
+        headers["Allow"] = error.allowed
     if isinstance(error, TryLater):
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s or 0)))
     if isinstance(error, WrongMethod) and error.allowed:
@@ -132,8 +138,8 @@ def _translated(request: Request, error: Exception) -> Exception:
         case HTTPException(status_code=HTTPStatus.NOT_FOUND):
             return NoSuchRoute()
         case HTTPException(status_code=HTTPStatus.METHOD_NOT_ALLOWED, headers=headers):
-            allowed = (headers or {}).get("Allow", "other methods")
-            return WrongMethod(f"{request.url.path} takes {allowed}, not {request.method}.")
+            allowed = (headers or {}).get("Allow", "")
+            return WrongMethod(request, allowed.split(", "))
         case HTTPException(status_code=status, detail=detail) if status < 500:
             return CallerError(str(detail))
         case RequestValidationError():

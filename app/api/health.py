@@ -26,21 +26,20 @@ def status_word(readiness: Readiness) -> str:
         return "stopping"
     if not readiness.started:
         return "starting"
-    return "healthy" if not _not_ready(readiness) else "degraded"
+    return "degraded" if readiness.troubles else "healthy"
 
 
 @router.get("/health", **documented(HealthAnswer, other=_NONE_CAN))
 async def health(request: Request) -> Response:
     """State of the server and of every version."""
     readiness = services_of(request).models.readiness()
-    can_serve = len(_not_ready(readiness)) < len(readiness.versions) and not readiness.stopping
     body = {
         "status": status_word(readiness),
         "version": request.app.version,
         "uptime_s": round(time.monotonic() - request.app.state.started_at, 3),
         "models": readiness.versions,
     }
-    return JsonResponse(body, 200 if can_serve else 503)
+    return JsonResponse(body, 200 if readiness.can_serve else 503)
 
 
 @router.get("/health/live", **documented(ProbeAnswer))
@@ -69,7 +68,7 @@ def _not_ready(readiness: Readiness) -> list[str]:
     return [
         ": ".join(filter(None, (f"{key} is {version['state']}", version.get("reason"))))
         for key, version in readiness.versions.items()
-        if version["state"] != "ready"
+        if key in readiness.troubles
     ]
 
 

@@ -14,6 +14,7 @@ from app.api.body import read_json
 from app.api.deps import asker_of, note, request_id_of, services_of, settings_of, timeout_ms_of
 from app.api.disconnect import run_unless_gone
 from app.api.documented import documented
+from app.api.documented_streams import Payloads
 from app.api.envelope import JsonResponse, error_object, failure
 from app.api.errors import error_response, shown_to_caller
 from app.api.plain_route import PlainRoute
@@ -28,15 +29,23 @@ from app.core.errors import (
 )
 from app.core.types import Asker, Failed, Piece
 from app.schemas.request import BatchBody, InferBody, Limits, parse_batch, parse_infer
-from app.schemas.response import BatchAnswer, InferAnswer
+from app.schemas.response import (
+    BatchAnswer,
+    ErrorAnswer,
+    InferAnswer,
+    StreamDone,
+    StreamPiece,
+)
 from app.services.inference_service import InferenceRequest, InferenceResult
 
 _VALUES_PER_ENTRY = 1000  # five fields, and parameters with room to spare
 
+STREAM: Payloads = {"piece": StreamPiece, "done": StreamDone, "error": ErrorAnswer}
+
 router = APIRouter(tags=["inference"], route_class=PlainRoute)
 
 
-@router.post("/infer", **documented(InferAnswer, body=InferBody, streams=True))
+@router.post("/infer", **documented(InferAnswer, body=InferBody, streams=STREAM))
 async def infer(request: Request) -> Response:
     """Infer one text, or one set of tensors, with one model.
 

@@ -1,5 +1,6 @@
 """The Open Inference Protocol under /v2: health, metadata, inference, the repository's index."""
 
+from collections.abc import Awaitable, Callable
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
@@ -16,30 +17,27 @@ from app.api.documented import documented_v2
 from app.api.envelope import JsonResponse
 from app.api.errors import headers_of, shown_to_caller, status_of
 from app.api.open_inference_body import check_wanted, read_call, read_small_json, written
-from app.core.errors import CallerError, InvalidRequest, ServingError
+from app.core.errors import InvalidRequest, ServingError
 from app.core.types import Failed
 from app.schemas.open_inference import (
+    V2ControlBody,
     V2IndexBody,
+    V2IndexEntry,
     V2InferAnswer,
     V2InferBody,
     V2Live,
     V2Model,
     V2Ready,
     V2Server,
-    parse_index,
+    parse,
 )
-from app.services.open_inference import EXTENSIONS, OpenInference
+from app.services.open_inference import EXTENSIONS, OpenInference, version_to_control
 
-BODIES = (V2InferBody, V2IndexBody)
+BODIES = (V2InferBody, V2IndexBody, V2ControlBody)
+ControlOrder = Callable[[str, str | None, float | None], Awaitable[None]]
 _MODEL = "/v2/models/{model_name}"
 _VERSION = f"{_MODEL}/versions/{{model_version}}"
 _REPOSITORY = "/v2/repository/models/{model_name}"
-
-
-class NotSupported(CallerError):
-    """A model is loaded when the server starts; change the catalog and start the server again."""
-
-    code = "not_supported"
 
 
 class ProtocolRoute(DialectRoute):
@@ -48,8 +46,7 @@ class ProtocolRoute(DialectRoute):
     @staticmethod
     def refusal(request: Request, error: ServingError) -> Response:
         error = shown_to_caller(error)
-        status = 501 if isinstance(error, NotSupported) else status_of(error)
-        status = 400 if isinstance(error, InvalidRequest) else status
+        status = 400 if isinstance(error, InvalidRequest) else status_of(error)
         return JsonResponse({"error": str(error)}, status, headers_of(error))
 
 
@@ -149,28 +146,45 @@ async def _infer(request: Request) -> Response:
     return written(reply, parsed)
 
 
-@router.post("/v2/repository/index", **documented_v2(None, body=V2IndexBody))
+@router.post("/v2/repository/index", **documented_v2(list[V2IndexEntry], body=V2IndexBody))
 async def v2_index(request: Request) -> Response:
     """Every version and its state: READY, LOADING, UNLOADING or UNAVAILABLE."""
-    wanted = parse_index(await read_small_json(request, settings_of(request).max_body_bytes))
+    given = await read_small_json(request, settings_of(request).max_body_bytes)
+    wanted = parse(V2IndexBody, given)
     return JsonResponse(_protocol(request).index(wanted.ready))
 
 
-@router.post(f"{_REPOSITORY}/load", **documented_v2(None, failures=(404, 501)))
+@router.post(
+    f"{_REPOSITORY}/load",
+    **documented_v2(list[V2IndexEntry], body=V2ControlBody, failures=(403, 409)),
+)
 async def v2_load(request: Request) -> Response:
-    """Not supported: models are loaded when the server starts."""
-    return _cannot_change(request)
+    """Load a model, or one version; where MODEL_CONTROL allows it.
+
+    Answers when it is ready, or tells why it is not; the model's part of the index.
+    """
+    return await _control(request, services_of(request).control.load)
 
 
-@router.post(f"{_REPOSITORY}/unload", **documented_v2(None, failures=(404, 501)))
+@router.post(
+    f"{_REPOSITORY}/unload",
+    **documented_v2(list[V2IndexEntry], body=V2ControlBody, failures=(403, 409)),
+)
 async def v2_unload(request: Request) -> Response:
-    """Not supported: models stay loaded until the server ends."""
-    return _cannot_change(request)
+    """Unload a model, or one version; where MODEL_CONTROL allows it.
+
+    Nothing new is taken, what was accepted is answered, and then its memory is given back.
+    """
+    return await _control(request, services_of(request).control.unload)
 
 
-def _cannot_change(request: Request) -> Response:
-    _protocol(request).is_ready(*_asked(request))  # who does not exist is told so
-    raise NotSupported()
+async def _control(request: Request, carry_out: ControlOrder) -> Response:
+    services_of(request).control.check_allowed()
+    timeout_ms, name = timeout_ms_of(request), request.path_params["model_name"]
+    given = await read_small_json(request, settings_of(request).max_body_bytes)
+    version = version_to_control(parse(V2ControlBody, given).parameters)
+    await run_unless_gone(request, carry_out(name, version, timeout_ms))
+    return JsonResponse(_protocol(request).index(model=name))
 
 
 @router.api_route("/v2/{rest:path}", methods=ANY_METHOD, include_in_schema=False)

@@ -24,20 +24,22 @@ from app.api.deps import (
 )
 from app.api.errors import InternalError, headers_of, shown_to_caller, status_of
 from app.api.middleware import request_id_from
-from app.api.open_inference import NotSupported
-from app.api.open_inference_messages import call_of, response_of
+from app.api.open_inference import ControlOrder
+from app.api.open_inference_messages import call_of, response_of, value_of
 from app.core.config import Settings
 from app.core.errors import ConfigurationError, Overloaded, ServingError
 from app.core.tensor_bytes import MAX_OUTPUT_BYTES
 from app.core.types import Asker, Failed
-from app.services.open_inference import EXTENSIONS
+from app.services.open_inference import EXTENSIONS, version_to_control
 
 log = structlog.get_logger("app.api")
 
 SERVICE = "inference.GRPCInferenceService"
 _CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
+    403: grpc.StatusCode.PERMISSION_DENIED,
     404: grpc.StatusCode.NOT_FOUND,
+    409: grpc.StatusCode.ABORTED,
     413: grpc.StatusCode.INVALID_ARGUMENT,
     422: grpc.StatusCode.INVALID_ARGUMENT,
     429: grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -66,8 +68,6 @@ Method = Callable[[Any, Context], Awaitable[Any]]
 
 def code_of(error: ServingError) -> grpc.StatusCode:
     """The same table of errors, in this protocol's words."""
-    if isinstance(error, NotSupported):
-        return grpc.StatusCode.UNIMPLEMENTED
     return _CODES.get(status_of(error), grpc.StatusCode.INTERNAL)
 
 
@@ -134,9 +134,8 @@ class Servicer:
         self._held_bytes += size
         try:
             call = call_of(request, self._settings.max_tensor_values)
-            left_s = context.time_remaining()
-            timeout_ms = None if left_s is None else max(1.0, 1000 * left_s)
-            reply = await self._protocol.infer(call, timeout_ms=timeout_ms, asker=_asker(context))
+            asker, timeout_ms = _asker(context), _timeout_ms(context)
+            reply = await self._protocol.infer(call, timeout_ms=timeout_ms, asker=asker)
         finally:
             self._held_bytes -= size
         if isinstance(reply, Failed):
@@ -147,14 +146,18 @@ class Servicer:
         return messages.RepositoryIndexResponse(models=self._protocol.index(request.ready))
 
     async def RepositoryModelLoad(self, request: Any, context: Context) -> Any:
-        return self._cannot_change(request.model_name)
+        await self._control(self._services.control.load, request, context)
+        return messages.RepositoryModelLoadResponse()
 
     async def RepositoryModelUnload(self, request: Any, context: Context) -> Any:
-        return self._cannot_change(request.model_name)
+        await self._control(self._services.control.unload, request, context)
+        return messages.RepositoryModelUnloadResponse()
 
-    def _cannot_change(self, model: str) -> Any:
-        self._protocol.is_ready(model, "")  # who does not exist is told so
-        raise NotSupported()
+    async def _control(self, carry_out: ControlOrder, request: Any, context: Context) -> None:
+        self._services.control.check_allowed()
+        given = {name: value_of(value) for name, value in request.parameters.items()}
+        version = version_to_control(given)
+        await carry_out(request.model_name, version, _timeout_ms(context))
 
     def _guarded(self, method: Method) -> Method:
         """One line in the log per call, and every failure with a code."""
@@ -209,6 +212,11 @@ def _metadata(context: Context, name: str) -> list[str]:
 def _request_id(context: Context) -> str:
     given = _metadata(context, "X-Request-ID")
     return request_id_from({"x-request-id": given[0]} if given else {})
+
+
+def _timeout_ms(context: Context) -> float | None:
+    left_s = context.time_remaining()
+    return None if left_s is None else max(1.0, 1000 * left_s)
 
 
 def _asker(context: Context) -> Asker:

@@ -42,7 +42,7 @@ def call_of(request: Any, max_values: int) -> InferCall:
         for name in each.parameters:
             if name not in ("binary_data_size", "content_type"):
                 raise InvalidRequest(f"inputs.{each.name}.parameters.{name[:64]} is not supported")
-    parameters = {name: _value(value) for name, value in request.parameters.items()}
+    parameters = {name: value_of(value) for name, value in request.parameters.items()}
     parameters.pop("binary_data_output", None)  # all outputs are raw bytes here
     return InferCall(
         request.model_name,
@@ -60,7 +60,7 @@ def _checked(parameters: dict[str, Any]) -> dict[str, Any]:
         raise InvalidRequest(f"parameters {problem}") from None
 
 
-def _value(parameter: Any) -> Any:
+def value_of(parameter: Any) -> Any:
     kind = parameter.WhichOneof("parameter_choice")
     return None if kind is None else getattr(parameter, kind)
 

@@ -4,10 +4,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from app.api.documented import REF, Responses, documented
+from app.api.documented import Responses, documented
+from app.api.documented_streams import REF, Payloads
 from app.schemas.openai_common import OpenAiError
 
-_STREAM = {"schema": {"type": "string"}, "example": 'data: {"choices": []}\n\ndata: [DONE]\n\n'}
 _IGNORED = {
     "X-Ignored-Fields": {
         "description": "Fields of the request that are unknown here and were without effect.",
@@ -17,10 +17,13 @@ _IGNORED = {
 
 
 def documented_openai(
-    answer: type[BaseModel], *, body: type[BaseModel] | None = None, streams: bool = False
+    answer: type[BaseModel],
+    *,
+    body: type[BaseModel] | None = None,
+    streams: Payloads | None = None,
 ) -> dict[str, Any]:
     """As `documented`, whose failures have another shape here."""
-    shown = documented(answer, body=body)
+    shown = documented(answer, body=body, streams=streams)
     responses: Responses = shown["responses"]
     if body is None:
         responses[404] = {"model": OpenAiError, "description": "No such model or version."}
@@ -28,8 +31,6 @@ def documented_openai(
     for status, response in responses.items():
         if status == 200:
             response["headers"] = _IGNORED
-            if streams:
-                response["content"] = {"text/event-stream": _STREAM}
             continue
         response["model"] = OpenAiError
         response.pop("content", None)

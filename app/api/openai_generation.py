@@ -9,8 +9,15 @@ from starlette.responses import Response
 from app.api.deps import settings_of
 from app.api.openai_documented import documented_openai
 from app.api.openai_route import OpenAiRoute, answered, infer, read_call, streamed
-from app.schemas.openai_common import texts_of
-from app.schemas.openai_generation import ChatAnswer, ChatBody, CompletionAnswer, CompletionBody
+from app.schemas.openai_common import OpenAiError, texts_of
+from app.schemas.openai_generation import (
+    ChatAnswer,
+    ChatBody,
+    ChatChunk,
+    CompletionAnswer,
+    CompletionBody,
+    CompletionChunk,
+)
 from app.services.openai_chunks import ChatWriter, CompletionWriter
 from app.services.openai_generation import (
     Head,
@@ -21,10 +28,15 @@ from app.services.openai_generation import (
     new_id,
 )
 
+CHAT_STREAM = (ChatChunk, OpenAiError)
+COMPLETION_STREAM = (CompletionChunk, OpenAiError)
+
 router = APIRouter(tags=["openai"], route_class=OpenAiRoute)
 
 
-@router.post("/v1/chat/completions", **documented_openai(ChatAnswer, body=ChatBody, streams=True))
+@router.post(
+    "/v1/chat/completions", **documented_openai(ChatAnswer, body=ChatBody, streams=CHAT_STREAM)
+)
 async def openai_chat(request: Request) -> Response:
     """Go on with a conversation, by the model's own chat template."""
     call = await read_call(request, ChatBody)
@@ -37,7 +49,8 @@ async def openai_chat(request: Request) -> Response:
 
 
 @router.post(
-    "/v1/completions", **documented_openai(CompletionAnswer, body=CompletionBody, streams=True)
+    "/v1/completions",
+    **documented_openai(CompletionAnswer, body=CompletionBody, streams=COMPLETION_STREAM),
 )
 async def openai_completions(request: Request) -> Response:
     """Continue a text, or several, as they stand."""

@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from app.api.openai_documented import documented_openai
 from app.api.openai_route import OpenAiRoute, answered, infer, read_call, streamed
-from app.schemas.openai_responses import ResponsesAnswer, ResponsesBody
+from app.schemas.openai_responses import ResponsesAnswer, ResponsesBody, ResponsesEvent
 from app.services.openai_generation import Head, new_id
 from app.services.openai_responses import ResponseWriter, asked_of_response, response_answer
 
@@ -16,7 +16,8 @@ router = APIRouter(tags=["openai"], route_class=OpenAiRoute)
 
 
 @router.post(
-    "/v1/responses", **documented_openai(ResponsesAnswer, body=ResponsesBody, streams=True)
+    "/v1/responses",
+    **documented_openai(ResponsesAnswer, body=ResponsesBody, streams=ResponsesEvent),
 )
 async def openai_responses(request: Request) -> Response:
     """Answer a text or a conversation; nothing is kept between requests."""

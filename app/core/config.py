@@ -78,6 +78,11 @@ class Settings(BaseSettings):
     model_store: Path = Field(
         default_factory=default_model_store, description="Folder that holds the model files."
     )
+    model_control: Literal["none", "explicit"] = Field(
+        default="none",
+        description="explicit: whoever can reach the server may load and unload models by the Open "
+        "Inference Protocol's repository routes; none: nobody may.",
+    )
     cpu_threads: int = Field(
         default_factory=usable_cpus,
         ge=1,

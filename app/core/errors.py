@@ -63,6 +63,18 @@ class ModelNotFound(CallerError):
     code = "model_not_found"
 
 
+class Forbidden(CallerError):
+    """The server does not allow this."""
+
+    code = "forbidden"
+
+
+class Superseded(CallerError):
+    """A later order for the same version has undone this one."""
+
+    code = "superseded"
+
+
 class TryLater(ServingError):
     """The request was fine; the server could not take it now."""
 

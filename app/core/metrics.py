@@ -63,6 +63,9 @@ class Metrics:
         self._version_ready = self._gauge(
             "inference_version_ready", "1 while the version takes requests.", *version
         )
+        self._version_wanted = self._gauge(
+            "inference_version_wanted", "0 while the version is unloaded, by request.", *version
+        )
         self._declare_worker_series()
         self._cpu_budget = self._gauge("inference_cpu_budget_threads", "Threads to share.")
         self._cpu_leased = self._gauge("inference_cpu_leased_threads", "Threads leased out.")
@@ -125,11 +128,12 @@ class Metrics:
         )
         self._cache_bytes = self._gauge("inference_cache_bytes", "Size of the response cache.")
 
-    def add_version(self, model: str, version: str, worker: str) -> None:
+    def add_version(self, model: str, version: str, worker: str, *, is_wanted: bool = True) -> None:
         """Declare a version, so that its series exist before its first request."""
         self._versions[model, version] = worker
         self._version_info.labels(model, version, worker).set(1)
         self._version_ready.labels(model, version).set(0)
+        self._version_wanted.labels(model, version).set(is_wanted)
         self._requests.labels(model, version, OK)
         self._shared.labels(model, version)
 
@@ -199,6 +203,9 @@ class Metrics:
     def version_ready(self, model: str, version: str, is_ready: bool) -> None:
         self._version_ready.labels(model, version).set(is_ready)
 
+    def version_wanted(self, model: str, version: str, is_wanted: bool) -> None:
+        self._version_wanted.labels(model, version).set(is_wanted)
+
     def cpu(self, budget: int, leased: int) -> None:
         self._cpu_budget.set(budget)
         self._cpu_leased.set(leased)
@@ -244,6 +251,7 @@ class Metrics:
             "cache_hits": self._value("inference_cache_lookups_total", **labels, result="hit"),
             "cache_misses": self._value("inference_cache_lookups_total", **labels, result="miss"),
             "ready": bool(self._value("inference_version_ready", **labels)),
+            "wanted": bool(self._value("inference_version_wanted", **labels)),
             "worker": self._worker_summary(worker),
         }
 

@@ -39,6 +39,7 @@ class _Version(CheckpointFields, frozen=True, forbid_unknown_fields=True, kw_onl
     task_files: Entries = {}
     default_timeout_ms: _Milliseconds = 30_000
     cache: bool = False
+    load: bool = True
     default: bool = False
 
 
@@ -183,6 +184,7 @@ def _spec(
         task_files=_task_files(given, loadable.artefact, place.inside("task_files")),
         default_timeout_ms=given.default_timeout_ms,
         cache=given.cache,
+        load=given.load,
         is_default=is_default,
     )
 

@@ -17,8 +17,10 @@ from app.models.preparation import Stores, is_at_hand, may_ask, prepare, seek
 from app.models.registry import Deployment, Registry
 from app.models.spec import ModelSpec
 from app.workers.cpu import CpuBudget
+from app.workers.handle import WORKER_COMMAND
+from app.workers.means import Means, Preparation, WorkerLimits
 from app.workers.status import ServingState
-from app.workers.supervisor import Preparation, Supervisor, SupervisorLimits
+from app.workers.supervisor import Supervisor
 from app.workers.turns import LoadingTurns
 from app.workers.watchdog import WatchLimits
 
@@ -61,37 +63,40 @@ def build_fleet(
     clock: Clock,
 ) -> Fleet:
     """Nothing is fetched or started before `Fleet.run`."""
-    cpu = CpuBudget(settings.cpu_threads, metrics.cpu)
-    turns = LoadingTurns()
+    means = _means(settings, metrics, clock)
     one_by_one = _OneByOne()
     deployments: list[Deployment] = []
     supervisors: list[Supervisor] = []
     for group in group_by_artefact(specs):
         supervisor = Supervisor(
             group[0].artefact.name,
+            {spec.key: spec.load for spec in group},
             _preparation(group, stores, settings, one_by_one),
-            limits=SupervisorLimits(
-                start_timeout_s=settings.worker_start_timeout_s,
-                max_crashes=settings.worker_max_restarts,
-                max_queue_items=settings.max_queue_items,
-                watch=WatchLimits(
-                    stuck_after_s=settings.worker_stuck_after_s,
-                    memory_bytes=settings.worker_memory_limit_mb * 2**20,
-                ),
-            ),
-            cpu=cpu,
-            metrics=metrics,
-            clock=clock,
-            turns=turns,
-            on_change=_readiness_metric(group, metrics),
+            means=means,
+            on_change=_state_metrics(group, metrics),
         )
         supervisors.append(supervisor)
         deployments += [Deployment(spec, supervisor) for spec in group]
         for spec in group:
-            metrics.add_version(spec.name, spec.version, supervisor.name)
+            metrics.add_version(spec.name, spec.version, supervisor.name, is_wanted=spec.load)
     order = {spec.key: index for index, spec in enumerate(specs)}
     deployments.sort(key=lambda deployment: order[deployment.spec.key])
     return Fleet(Registry(deployments), tuple(supervisors), stores)
+
+
+def _means(settings: Settings, metrics: Metrics, clock: Clock) -> Means:
+    limits = WorkerLimits(
+        start_timeout_s=settings.worker_start_timeout_s,
+        max_crashes=settings.worker_max_restarts,
+        max_queue_items=settings.max_queue_items,
+        watch=WatchLimits(
+            stuck_after_s=settings.worker_stuck_after_s,
+            memory_bytes=settings.worker_memory_limit_mb * 2**20,
+        ),
+        grace_s=settings.shutdown_grace_s,
+    )
+    cpu = CpuBudget(settings.cpu_threads, metrics.cpu)
+    return Means(limits, cpu, metrics, clock, LoadingTurns(), WORKER_COMMAND)
 
 
 def group_by_artefact(specs: Sequence[ModelSpec]) -> list[list[ModelSpec]]:
@@ -102,11 +107,12 @@ def group_by_artefact(specs: Sequence[ModelSpec]) -> list[list[ModelSpec]]:
     return list(groups.values())
 
 
-def _readiness_metric(group: Sequence[ModelSpec], metrics: Metrics) -> Callable[[Supervisor], None]:
+def _state_metrics(group: Sequence[ModelSpec], metrics: Metrics) -> Callable[[Supervisor], None]:
     def on_change(supervisor: Supervisor) -> None:
         for spec in group:
-            is_ready = supervisor.state_of(spec.key)[0] is ServingState.READY
-            metrics.version_ready(spec.name, spec.version, is_ready)
+            state, _ = supervisor.state_of(spec.key)
+            metrics.version_ready(spec.name, spec.version, state is ServingState.READY)
+            metrics.version_wanted(spec.name, spec.version, not state.is_by_request)
 
     return on_change
 

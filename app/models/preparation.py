@@ -25,8 +25,8 @@ from app.models.progress import Progress
 from app.models.spec import ModelFile, ModelSpec
 from app.models.store import ModelStore
 from app.tasks.catalogue import task_info
+from app.workers.means import Preparation
 from app.workers.messages import HostedVersion, Load
-from app.workers.supervisor import Preparation
 
 log = structlog.get_logger()
 

@@ -70,6 +70,11 @@ class Registry:
             )
         return found
 
+    def versions(self, name: str, version: str | None) -> list[Deployment]:
+        """The version asked for, or all of the model. Raises ModelNotFound."""
+        found = self.resolve(name, version)
+        return [found] if version else [d for d in self if d.spec.name == name]
+
 
 def _shown(name: str) -> str:
     """A caller's word, cut so that an error message stays short."""

@@ -72,6 +72,7 @@ class ModelSpec:
     task_files: tuple[ModelFile, ...] = ()  # further files of this version's task, by role
     default_timeout_ms: int = 30_000
     cache: bool = False  # keep its answers, where the server keeps any
+    load: bool = True  # when the server starts; else when somebody asks for it
     is_default: bool = True
 
     @property

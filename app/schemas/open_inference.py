@@ -5,7 +5,7 @@ validated; tests do that.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
@@ -15,6 +15,7 @@ from app.schemas.request import MAX_NAME_CHARS, MAX_TENSORS, are_parameters
 
 Parameters = Annotated[dict[str, Any], AfterValidator(are_parameters)]
 TensorName = Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS)]
+Body = TypeVar("Body", bound=BaseModel)
 _SENTIMENT: dict[str, Any] = {
     "name": "text",
     "shape": [1],
@@ -98,6 +99,28 @@ class V2IndexBody(_Strict):
     """What to list."""
 
     ready: bool = Field(default=False, description="Only what is ready.", examples=[True])
+
+
+class V2ControlBody(_Strict):
+    """An order to load or unload a model. May be left out."""
+
+    parameters: Parameters = Field(
+        default_factory=dict,
+        description="`version`: this one alone, in place of all of the model. Nothing else is "
+        "supported, but for `unload_dependents: false`.",
+        examples=[{"version": "v1"}],
+    )
+
+
+class V2IndexEntry(BaseModel):
+    """A version, and how it is."""
+
+    name: str = Field(description="Of the model.", examples=["sentiment"])
+    version: str = Field(description="Its version.", examples=["v1"])
+    state: Literal["READY", "LOADING", "UNLOADING", "UNAVAILABLE"] = Field(
+        description="In the protocol's words.", examples=["READY"]
+    )
+    reason: str = Field(description="Why, where it is not ready.", examples=["unloaded"])
 
 
 class V2Output(BaseModel):
@@ -195,10 +218,7 @@ class BinarySizes:
 
 def parse_v2(value: Any) -> V2InferBody:
     """Raises InvalidRequest that names each wrong field."""
-    try:
-        body = V2InferBody.model_validate(value)
-    except ValidationError as error:
-        raise refusal(error) from None
+    body = parse(V2InferBody, value)
     for what, named in (("inputs", body.inputs), ("outputs", body.outputs)):
         names = [each.name for each in named]
         if len(set(names)) < len(names):
@@ -206,10 +226,10 @@ def parse_v2(value: Any) -> V2InferBody:
     return body
 
 
-def parse_index(value: Any) -> V2IndexBody:
+def parse(body: type[Body], value: Any) -> Body:
     """Raises InvalidRequest that names each wrong field."""
     try:
-        return V2IndexBody.model_validate(value)
+        return body.model_validate(value)
     except ValidationError as error:
         raise refusal(error) from None
 

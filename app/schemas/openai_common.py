@@ -1,9 +1,11 @@
 """What all bodies of OpenAI's dialect share. Unknown fields are taken and told, never obeyed."""
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
+
+from pydantic.config import JsonDict
 
 from app.core.errors import InvalidRequest
 from app.schemas.problems import refusal
@@ -14,9 +16,22 @@ MAX_SHOWN_FIELDS = 32
 Body = TypeVar("Body", bound="OpenAiBody")
 
 
+_TEXT = {"type": "string"}
+Texts = Annotated[
+    str | list[Any],
+    WithJsonSchema({"anyOf": [_TEXT, {"type": "array", "items": _TEXT, "minItems": 1}]}),
+]
+"""One text or several. Other entries are taken apart by `texts_of`, which says what is wrong."""
+
+
 def taken(description: str, example: Any, **bounds: Any) -> Any:
     """A field that may be left out or null."""
     return Field(default=None, description=description, examples=[example], **bounds)
+
+
+def examples(*bodies: dict[str, Any]) -> JsonDict:
+    """Whole requests, for the document."""
+    return {"examples": list(bodies)}
 
 
 class OpenAiBody(BaseModel):

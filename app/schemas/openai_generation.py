@@ -2,10 +2,15 @@
 
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
-from app.schemas.openai_common import OpenAiBody, OpenAiUsage, taken
+from app.schemas.openai_common import OpenAiBody, OpenAiUsage, Texts, examples, taken
 
+_MESSAGE: dict[str, Any] = {
+    "type": "object",
+    "properties": {"role": {"enum": ["system", "developer", "user", "assistant", "tool"]}},
+    "required": ["role"],
+}
 _QUESTION: list[dict[str, Any]] = [{"role": "user", "content": "Name three colours."}]
 _TOOL: dict[str, Any] = {
     "type": "function",
@@ -39,9 +44,17 @@ class _Generation(OpenAiBody):
 class ChatBody(_Generation):
     """A conversation to go on with."""
 
+    model_config = ConfigDict(
+        json_schema_extra=examples(
+            {"model": "generator", "messages": _QUESTION, "max_tokens": 20},
+            {"model": "generator", "messages": _QUESTION, "max_tokens": 20, "stream": True},
+        )
+    )
+
     messages: list[Any] = Field(
         description="Roles `system`, `developer`, `user`, `assistant`, `tool`; content as text or "
         "text parts. Rendered by the model's own chat template.",
+        json_schema_extra={"items": _MESSAGE, "minItems": 1},
         examples=[_QUESTION],
     )
     max_completion_tokens: int | None = taken("The newer name of `max_tokens`.", 100, ge=1)
@@ -65,7 +78,14 @@ class ChatBody(_Generation):
 class CompletionBody(_Generation):
     """A text to continue as it stands."""
 
-    prompt: str | list[Any] = Field(
+    model_config = ConfigDict(
+        json_schema_extra=examples(
+            {"model": "generator", "prompt": "Once upon a time", "max_tokens": 20},
+            {"model": "generator", "prompt": "Once upon", "max_tokens": 20, "stream": True},
+        )
+    )
+
+    prompt: Texts = Field(
         description="One text or several; each gets `n` choices.", examples=["Once upon a time"]
     )
     best_of: int | None = taken("Write so many, answer the `n` likeliest.", 1, ge=1)
@@ -96,10 +116,13 @@ class ChatChoice(BaseModel):
     finish_reason: str = Field(description="`stop`, `length` or `tool_calls`.", examples=["stop"])
 
 
-class _Completed(BaseModel):
+class _Head(BaseModel):
     id: str = Field(description="Of this answer.", examples=["chatcmpl-5f0c6f6e"])
     created: int = Field(description="Unix time.", examples=[1767225600])
     model: str = Field(description="`name:version` that answered.", examples=["generator:v1"])
+
+
+class _Completed(_Head):
     usage: OpenAiUsage = Field(
         description="Tokens in and out.",
         examples=[{"prompt_tokens": 31, "completion_tokens": 12, "total_tokens": 43}],
@@ -116,12 +139,47 @@ class ChatAnswer(_Completed):
     )
 
 
-class CompletionChoice(BaseModel):
-    """One continuation."""
+class _Chunk(_Head):
+    usage: OpenAiUsage | None = Field(
+        default=None, description="In the last chunk, where asked for.", examples=[None]
+    )
 
+
+class ChunkChoice(BaseModel):
+    """What an answer is longer by."""
+
+    index: int = Field(description="Which answer, from 0.", examples=[0])
+    delta: dict[str, Any] = Field(
+        description="`role` first, then `content` or `tool_calls`; empty at the end.",
+        examples=[{"content": " green"}],
+    )
+    logprobs: dict[str, Any] | None = Field(
+        description="At the end, where asked for.", examples=[None]
+    )
+    finish_reason: str | None = Field(description="At the end.", examples=[None])
+
+
+class ChatChunk(_Chunk):
+    """A part of a chat completion."""
+
+    object: str = Field(
+        description="Always `chat.completion.chunk`.", examples=["chat.completion.chunk"]
+    )
+    choices: list[ChunkChoice] = Field(
+        description="One; none in the last chunk, if that tells the usage.",
+        examples=[[{"index": 0, "delta": {"content": " green"}, "finish_reason": None}]],
+    )
+
+
+class _Continuation(BaseModel):
     index: int = Field(description="From 0, prompt by prompt.", examples=[0])
     text: str = Field(description="The continuation.", examples=[" there was a king."])
     logprobs: dict[str, Any] | None = Field(description="Where asked for.", examples=[None])
+
+
+class CompletionChoice(_Continuation):
+    """One continuation."""
+
     finish_reason: str = Field(description="`stop` or `length`.", examples=["length"])
 
 
@@ -131,4 +189,20 @@ class CompletionAnswer(_Completed):
     object: str = Field(description="Always `text_completion`.", examples=["text_completion"])
     choices: list[CompletionChoice] = Field(
         description="`n` for each prompt.", examples=[[{"index": 0, "text": " there was"}]]
+    )
+
+
+class CompletionChunkChoice(_Continuation):
+    """What a continuation is longer by."""
+
+    finish_reason: str | None = Field(description="At the end.", examples=[None])
+
+
+class CompletionChunk(_Chunk):
+    """A part of a completion."""
+
+    object: str = Field(description="Always `text_completion`.", examples=["text_completion"])
+    choices: list[CompletionChunkChoice] = Field(
+        description="One; none in the last chunk, if that tells the usage.",
+        examples=[[{"index": 0, "text": " there", "finish_reason": None}]],
     )

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
-from app.schemas.openai_common import OpenAiBody, taken
+from app.schemas.openai_common import OpenAiBody, examples, taken
 
 _TOOL = {"type": "function", "name": "weather", "parameters": {"type": "object"}}
 _OUTPUT = {
@@ -16,6 +16,13 @@ _OUTPUT = {
 
 class ResponsesBody(OpenAiBody):
     """What to answer. Nothing is kept between requests: send the whole conversation."""
+
+    model_config = ConfigDict(
+        json_schema_extra=examples(
+            {"model": "generator", "input": "Name three colours.", "max_output_tokens": 20},
+            {"model": "generator", "input": "Name one.", "max_output_tokens": 20, "stream": True},
+        )
+    )
 
     input: str | list[Any] = Field(
         description="A text, or items: messages, function calls and their outputs.",
@@ -72,4 +79,18 @@ class ResponsesAnswer(BaseModel):
     usage: ResponsesUsage = Field(
         description="Tokens in and out.",
         examples=[{"input_tokens": 31, "output_tokens": 12, "total_tokens": 43}],
+    )
+
+
+class ResponsesEvent(BaseModel):
+    """A part of a response; its further fields are those of its type."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = Field(
+        description="The event's name, `error` where it failed.",
+        examples=["response.output_text.delta"],
+    )
+    sequence_number: int | None = Field(
+        default=None, description="From 0; of an error there is none.", examples=[4]
     )

@@ -4,8 +4,14 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from app.schemas.openai_common import OpenAiBody, OpenAiUsage, taken
+from app.schemas.openai_common import OpenAiBody, OpenAiUsage, Texts, taken
 
+_DOCUMENT: dict[str, Any] = {
+    "anyOf": [
+        {"type": "string"},
+        {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]},
+    ]
+}
 _USAGE = {"prompt_tokens": 9, "completion_tokens": 0, "total_tokens": 9}
 
 
@@ -15,7 +21,7 @@ class EmbeddingsBody(OpenAiBody):
     model: str = Field(
         min_length=1, max_length=257, description="As elsewhere.", examples=["embedder"]
     )
-    input: str | list[Any] = Field(
+    input: Texts = Field(
         description="One text or several; token ids are refused.", examples=[["a cat", "a dog"]]
     )
     encoding_format: Literal["float", "base64"] | None = taken(
@@ -40,6 +46,7 @@ class RerankBody(OpenAiBody):
     query: str = Field(description="What is asked.", examples=["How do I reset my password?"])
     documents: list[Any] = Field(
         description="Texts, or objects with `text`.",
+        json_schema_extra={"items": _DOCUMENT, "minItems": 1},
         examples=[["Open Settings, then Security.", "We ship on Mondays."]],
     )
     top_n: int | None = taken("Only so many of the best.", 1, ge=1)
@@ -55,8 +62,8 @@ class ScoreBody(OpenAiBody):
         description="A reranker, or an embedder, whose cosines are taken.",
         examples=["embedder"],
     )
-    text_1: str | list[Any] = Field(description="One text, or as many.", examples=["a cat"])
-    text_2: str | list[Any] = Field(description="One or many.", examples=[["a dog", "a car"]])
+    text_1: Texts = Field(description="One text, or as many.", examples=["a cat"])
+    text_2: Texts = Field(description="One or many.", examples=[["a dog", "a car"]])
 
 
 class ClassifyBody(OpenAiBody):
@@ -65,7 +72,7 @@ class ClassifyBody(OpenAiBody):
     model: str = Field(
         min_length=1, max_length=257, description="As elsewhere.", examples=["sentiment"]
     )
-    input: str | list[Any] = Field(description="One text or several.", examples=["I love it."])
+    input: Texts = Field(description="One text or several.", examples=["I love it."])
     truncate: bool | None = taken("Cut what is too long instead of refusing it.", False)
 
 

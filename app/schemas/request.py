@@ -101,6 +101,12 @@ class InferBody(BaseModel):
                     },
                 },
                 {"inputs": {"features": _IRIS}, "model": "iris"},
+                {
+                    "text": "The old bridge",
+                    "model": "generator",
+                    "parameters": {"max_new_tokens": 20},
+                    "stream": True,
+                },
             ],
             "oneOf": [{"required": ["text"]}, {"required": ["inputs"]}],
         },

@@ -112,6 +112,22 @@ class ErrorAnswer(_Shape):
     timestamp: str = Field(description="When it was answered, UTC.", examples=[EXAMPLE_TIME])
 
 
+class StreamPiece(_Shape):
+    """What a text is longer by."""
+
+    text: str = Field(description="The addition; all together are the text.", examples=[" river"])
+    tokens: int = Field(description="How many tokens were written for it.", examples=[1])
+    index: int = Field(description="Which text, where several were asked for.", examples=[0])
+
+
+class StreamDone(InferAnswer):
+    """The answer, without the text that was told in pieces."""
+
+    result: Any = Field(
+        default=None, description="Only where it is no text.", examples=[[0.12, -0.03]]
+    )
+
+
 class BatchSummary(_Shape):
     """How many entries there were, and what became of them."""
 

@@ -231,6 +231,8 @@ class InferenceService:
             raise ModelUnavailable("the server is stopping; ask another", retry_after_s=5.0)
         name = self._default_model if request.model is None else request.model
         deployment = entry.deployment = self._registry.resolve(name, request.version)
+        if (closed := deployment.supervisor.closed(deployment.spec.key)) is not None:
+            raise closed  # before an answer that is kept, or work in flight
         _check_form(deployment, request)
         self._check_length("text", len(request.text))
         if deployment.task.chats and request.inputs is not None:

@@ -12,15 +12,19 @@ from app.workers.status import ServingState
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """ready: every version serves or has been given up, and at least one serves.
+    """ready: every version serves or has been given up, and at least one serves; those that are
+    unloaded, or being loaded by request, count neither way.
 
-    started: the first load of every version has ended. stopping: no new work is taken.
+    started: the first load of every version has ended. stopping: no new work is taken. can_serve:
+    a version serves, or none should. troubles: keys of versions that should serve and do not.
     """
 
     ready: bool
     started: bool
     stopping: bool
     versions: dict[str, dict[str, Any]]
+    can_serve: bool
+    troubles: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +60,22 @@ class ModelService:
         self._is_stopping = True
 
     def readiness(self) -> Readiness:
-        states = [d.supervisor.state_of(d.spec.key)[0] for d in self._registry]
-        settled = all(state in (ServingState.READY, ServingState.FAILED) for state in states)
-        serving = any(state is ServingState.READY for state in states)
+        expected = {
+            deployment.spec.key: deployment.supervisor.state_of(deployment.spec.key)[0]
+            for deployment in self._registry
+            if not _is_aside(deployment)
+        }
+        states = set(expected.values())
+        versions = {deployment.spec.key: _state(deployment) for deployment in self._registry}
+        can_serve = ServingState.READY in states or (bool(versions) and not states)
+        settled = states <= {ServingState.READY, ServingState.FAILED}
         return Readiness(
-            ready=settled and serving and not self._is_stopping,
-            started=all(state is not ServingState.LOADING for state in states),
+            ready=settled and can_serve and not self._is_stopping,
+            started=ServingState.LOADING not in states,
             stopping=self._is_stopping,
-            versions={deployment.spec.key: _state(deployment) for deployment in self._registry},
+            versions=versions,
+            can_serve=can_serve and not self._is_stopping,
+            troubles=tuple(k for k, state in expected.items() if state is not ServingState.READY),
         )
 
     def find(self, name: str, version: str | None) -> ServedVersion:
@@ -103,6 +115,14 @@ class ModelService:
                 model["default_version"] = spec.version
             model["versions"].append(_describe(deployment))
         return list(models.values())
+
+
+def _is_aside(deployment: Deployment) -> bool:
+    """It does not serve, because somebody wanted it so, or not yet, since somebody asked for it."""
+    state, _ = deployment.supervisor.state_of(deployment.spec.key)
+    is_loading = state is ServingState.LOADING
+    asked_for = deployment.supervisor.was_asked_for(deployment.spec.key)
+    return state.is_by_request or (is_loading and asked_for)
 
 
 def _state(deployment: Deployment) -> dict[str, Any]:

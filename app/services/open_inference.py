@@ -25,7 +25,12 @@ from app.services.open_inference_texts import (
 EXTENSIONS = ("binary_tensor_data", "model_repository", "parameters", "priority", "timeout")
 MAX_TIMEOUT_US = 3_600_000_000
 _PRIORITIES = {"interactive": 1, "normal": 2, "batch": 3}
-_STATES = {"ready": "READY", "loading": "LOADING", "stopping": "UNLOADING"}
+_STATES = {
+    "ready": "READY",
+    "loading": "LOADING",
+    "unloading": "UNLOADING",
+    "stopping": "UNLOADING",
+}
 
 
 class Inference(Protocol):
@@ -98,17 +103,17 @@ class OpenInference:
             "outputs": outputs,
         }
 
-    def index(self, only_ready: bool) -> list[dict[str, Any]]:
-        """Every version with its state in the protocol's words."""
+    def index(self, only_ready: bool = False, model: str | None = None) -> list[dict[str, Any]]:
+        """Every version, or those of a model, with its state in the protocol's words."""
         return [
             {
                 "name": found.name,
                 "version": found.version,
                 "state": _STATES.get(found.state, "UNAVAILABLE"),
-                "reason": found.reason,
+                "reason": "unloaded" if found.state == "unloaded" else found.reason,
             }
             for found in self._models.served()
-            if found.state == "ready" or not only_ready
+            if (found.state == "ready" or not only_ready) and model in (None, found.name)
         ]
 
     async def infer(
@@ -176,6 +181,25 @@ class OpenInference:
                 f"the inputs have {total} values, at most {limit} are taken (MAX_TENSOR_VALUES); "
                 "send less at once, or numbers as raw bytes"
             )
+
+
+def version_to_control(parameters: Mapping[str, Any]) -> str | None:
+    """Of an order to load or unload a model: the version that is meant; None: all of them.
+
+    Raises InvalidRequest for what other servers of the protocol can do beside that.
+    """
+    for name, value in parameters.items():
+        if name == "unload_dependents" and value is False:
+            continue  # clients send it always, and no model depends on another here
+        if name != "version":
+            raise InvalidRequest(
+                f"parameters.{name[:64]} is not supported; a model is loaded as its catalog entry "
+                "says, and only `version` may be named"
+            )
+    version = parameters.get("version")
+    if version is not None and not (isinstance(version, str) and 0 < len(version) <= 128):
+        raise InvalidRequest("parameters.version must be a version's name, of 1 to 128 characters")
+    return version
 
 
 def _not_loaded(found: ServedVersion) -> ModelUnavailable:

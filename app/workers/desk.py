@@ -5,7 +5,7 @@ answer, the deadline, the caller leaving, a refusal as poison, or the version gi
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import count
 from typing import Any
 
@@ -20,12 +20,22 @@ from app.workers.messages import WireItem, pack_inputs
 
 
 class Desk:
-    """One per worker and its successors; at most `limit` inputs at once."""
+    """One per worker and its successors; at most `limit` inputs at once.
 
-    def __init__(self, name: str, limit: int, clock: Clock) -> None:
+    on_settled: called when an input has got its outcome.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        limit: int,
+        clock: Clock,
+        on_settled: Callable[[], None] = lambda: None,
+    ) -> None:
         self.ledger = Ledger()
         self._admission = Admission(limit, name)
         self._clock = clock
+        self._on_settled = on_settled
         self._ids = count(1)
 
     def note_backlog(self, ms: float) -> None:
@@ -79,6 +89,7 @@ class Desk:
                 self._admission.note_end(ended, is_late=late, priority=asker.priority)
             if not outcome.done():  # else its caller left
                 outcome.set_result(result)
+            self._on_settled()
 
         outcome.add_done_callback(
             lambda done: self.ledger.leave(item_id) if done.cancelled() else None

@@ -96,6 +96,9 @@ class Ledger:
     def __len__(self) -> int:
         return len(self._owed)
 
+    def owes(self, version: str) -> bool:
+        return any(owed.item.version == version for owed in self._owed.values())
+
     def accept(self, owed: Owed, now: float) -> None:
         self._owed[owed.item.id] = owed
         self._held[owed.item.id] = None

@@ -14,7 +14,14 @@ class ServingState(StrEnum):
     STUCK = "stuck"  #: the worker does not move; it is being ended
     RESTARTING = "restarting"  #: the worker ended; a new one is on its way
     FAILED = "failed"  #: given up; `reason` says why
+    UNLOADING = "unloading"  #: takes nothing new; what was accepted is finished
+    UNLOADED = "unloaded"  #: known, and loaded when somebody asks for that
     STOPPING = "stopping"  #: the server is going down
+
+    @property
+    def is_by_request(self) -> bool:
+        """It serves nobody because somebody wanted it so."""
+        return self in (ServingState.UNLOADING, ServingState.UNLOADED)
 
 
 @dataclass(frozen=True, slots=True)

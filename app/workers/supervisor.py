@@ -1,113 +1,93 @@
-"""Keeps one worker alive for the versions that share its artefact.
+"""One worker for the versions that share its artefact: lives while one of them is wanted.
 
-The life: fetch files and start -> ready -> (the process ends, or is ended because it is stuck or
-holds too much memory) -> restarting, after a pause that doubles with every crash in a row ->
-ready again, or failed after too many crashes without a single answer between them. A refusal to
-load is final: it would be refused again; files that cannot be had for now are tried again. What was
-accepted outlives the process: `ledger.py`.
+`roster.py` decides which are wanted, `life.py` is what a worker goes through while it is needed,
+and what was accepted is `desk.py`'s, which outlives both. A version that is unloaded is closed to
+new work at once; the process ends when the last one owes nothing, and one is started when a version
+is loaded.
 """
 
 import asyncio
-import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
-from itertools import count
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import structlog
 
-from app.core.clock import Clock
-from app.core.errors import CannotLoad, LoadTimedOut, ModelUnavailable, WorkerLost, will_pass
-from app.core.metrics import Metrics
-from app.core.types import NOBODY, Asker, Outcome, Piece
-from app.workers.cpu import CpuBudget
-from app.workers.crashes import FIRST_TRY_S, LONGEST_TRY_S, Crashes, pause_of
+from app.core.errors import ModelUnavailable, Superseded
+from app.core.types import NOBODY, Asker, Outcome
 from app.workers.desk import Desk
-from app.workers.handle import WORKER_COMMAND, WorkerHandle
-from app.workers.ledger import OnPiece, Verdict
-from app.workers.messages import Beat, ItemDone, ItemFailed, Load, Started
-from app.workers.processor_time import processor_time_s
+from app.workers.ledger import OnPiece
+from app.workers.life import Life
+from app.workers.means import Means, Prepare
+from app.workers.roster import Roster, Wish
 from app.workers.status import ServingState, Status
-from app.workers.turns import LoadingTurns
-from app.workers.watchdog import CHECK_S, Watchdog, WatchLimits
 
 log = structlog.get_logger()
 
-
-@dataclass(frozen=True, slots=True)
-class SupervisorLimits:
-    """Bounds of one worker's life."""
-
-    start_timeout_s: float
-    max_crashes: int
-    max_queue_items: int
-    watch: WatchLimits
-
-
-@dataclass(frozen=True, slots=True)
-class Preparation:
-    """What to load; refused: versions that cannot be served, with the reason.
-
-    facts: what is known of the artefact beside the catalog, for people.
-    """
-
-    load: Load
-    refused: dict[str, str]
-    facts: dict[str, Any] = field(default_factory=dict)
-
-
-Prepare = Callable[[Callable[[str], None]], Awaitable[Preparation]]
-"""Brings what a worker loads; its argument may be told, from any thread, what it is at."""
+_CLOSED = {Wish.UNLOADING: ServingState.UNLOADING, Wish.UNLOADED: ServingState.UNLOADED}
+_SERVES_SOON_S, _SERVES_LATER_S = 2.0, 60.0
 
 
 class Supervisor:
-    """Owns the worker's process; `run` is its whole life and is cancelled by nobody but `stop`."""
+    """`run` goes on until `stop`. versions: by `name:version`, each with whether it is wanted."""
 
     def __init__(
         self,
         name: str,
+        versions: Mapping[str, bool],
         prepare: Prepare,
         *,
-        limits: SupervisorLimits,
-        cpu: CpuBudget,
-        metrics: Metrics,
-        clock: Clock,
-        turns: LoadingTurns,
+        means: Means,
         on_change: Callable[["Supervisor"], None],
-        command: tuple[str, ...] = WORKER_COMMAND,
     ) -> None:
         self.name = name
-        self.status = Status()
-        self.task_options: dict[str, dict[str, Any]] = {}  # by version, once its task was built
         self._prepare = prepare
-        self._limits = limits
-        self._cpu = cpu
-        self._metrics = metrics
-        self._clock = clock
-        self._turns = turns
+        self._means = means
         self._on_change = on_change
-        self._command = command
-        self._desk = Desk(name, limits.max_queue_items, clock)
-        metrics.watch_items(name, lambda: self.unanswered)
-        self._crashes = Crashes(limits.max_crashes)
-        self._handle: WorkerHandle | None = None
-        self._watchdog = Watchdog(limits.watch, clock.now())
-        self._verdict = Verdict()  # on the latest death
-        self._refused: dict[str, str] = {}
-        self._stopping = asyncio.Event()
+        self._desk = Desk(
+            name, means.limits.max_queue_items, means.clock, on_settled=self._on_settled
+        )
+        means.metrics.watch_items(name, lambda: self.unanswered)
+        self._roster = Roster(versions, self._desk.ledger.owes)
+        self._life: Life | None = None
+        self._is_leaving = False  # the life is to end, or has ended, and another may follow
+        self._is_stopping = False
         self._is_draining = False
+        self._graces: dict[str, asyncio.TimerHandle] = {}
+        self._wake = asyncio.Event()
+        self._news = asyncio.Event()  # set once, and replaced, whenever a state may have changed
 
     @property
     def unanswered(self) -> int:
         return self._desk.unanswered
 
+    @property
+    def status(self) -> Status:
+        """Of the worker; what is known of its artefact stays when it is gone."""
+        if self._life is not None and not self._is_leaving:
+            return self._life.status
+        known = {} if self._life is None else self._life.status.artefact
+        return Status(self._state_without_life(), artefact=known)
+
+    @property
+    def task_options(self) -> Mapping[str, Mapping[str, Any]]:
+        """By version, once its task was built."""
+        return {} if self._life is None else self._life.task_options
+
     def state_of(self, version: str) -> tuple[ServingState, str]:
         """State and reason of one version (`name:version`); mostly those of the worker."""
-        if version in self._refused:
-            return ServingState.FAILED, self._refused[version]
-        return self.status.state, self.status.reason
+        closed = _CLOSED.get(self._roster.wish(version))
+        return (closed, "") if closed is not None else self._state_of_wanted(version)
+
+    def was_asked_for(self, version: str) -> bool:
+        """Somebody has loaded or unloaded it since the start."""
+        return self._roster.was_asked_for(version)
+
+    def closed(self, version: str) -> ModelUnavailable | None:
+        """Why the version takes nothing new, where somebody wanted it so."""
+        closed = _CLOSED.get(self._roster.wish(version))
+        if closed is None:
+            return None
+        return ModelUnavailable(f"{version} is {closed}", retry_after_s=_SERVES_LATER_S)
 
     def submit(
         self,
@@ -125,217 +105,169 @@ class Supervisor:
         While the worker restarts, the input is held for the next one. Raises ModelUnavailable or
         Overloaded at once, or InvalidRequest.
         """
-        if (refusal := self._refusal(version)) is not None:
+        if (refusal := self.closed(version) or self._loss_of(version)) is not None:
             raise refusal
         return self._desk.submit(version, text, parameters, timeout_ms, inputs, asker, on_piece)
 
-    def _refusal(self, version: str) -> ModelUnavailable | None:
-        """Why nothing can be taken for a version, or what was taken cannot be kept."""
-        state, reason = self.state_of(version)
+    async def load(self, version: str) -> None:
+        """Returns when the version takes requests. Cancelling this takes nothing back.
+
+        Raises ModelUnavailable with the reason where it cannot, Superseded when it was unloaded
+        meanwhile. A version that has failed is tried again, but for one that failed alone beside
+        others that serve.
+        """
+        self._refuse_while_stopping()
+        self._end_grace(version)
+        self._roster.load(version)
+        life = self._life
+        if life is not None and life.status.state is ServingState.FAILED:
+            self._is_leaving = True
+        self._tell()
+        await self._until(lambda: self._is_loaded(version))
+
+    async def unload(self, version: str) -> None:
+        """Returns when the version is gone, and with the last one its worker.
+
+        What was accepted is answered before, within the grace time. Raises Superseded when it was
+        loaded meanwhile.
+        """
+        self._refuse_while_stopping()
+        if self._roster.wants(version):
+            self._roster.unload(version)
+            loop, grace_s = asyncio.get_running_loop(), self._means.limits.grace_s
+            self._graces[version] = loop.call_later(grace_s, self._lose_patience, version)
+        self._tell()
+        await self._until(lambda: self._is_unloaded(version))
+        self._end_grace(version)
+
+    async def run(self) -> None:
+        """Live whenever a version is wanted; returns after `stop`."""
+        while not self._is_over:
+            self._wake.clear()
+            if self._roster.needs_worker and (self._life is None or self._is_leaving):
+                await self._live()
+                continue
+            if not self._roster.needs_worker:
+                self._forget_life()
+            await self._wake.wait()
+
+    def drain(self) -> None:
+        """Nothing new will come: a worker that ends and owes nothing is not started again."""
+        self._is_draining = True
+        if self._life is not None:
+            self._life.drain()
+        self._announce()
+
+    async def stop(self) -> None:
+        """End the worker; what it still owes is lost, so drain first."""
+        self._is_stopping = True
+        self._announce()
+        if self._life is not None:
+            await self._life.end(ServingState.STOPPING, "the server is stopping")
+        for version in list(self._graces):
+            self._end_grace(version)
+
+    @property
+    def _is_over(self) -> bool:
+        return self._is_stopping or (self._is_draining and not self.unanswered)
+
+    async def _live(self) -> None:
+        """One life, from its begin to its end."""
+        life = self._life = Life(
+            self.name,
+            self._prepare,
+            self._desk,
+            self._means,
+            loss_of=self._loss_of,
+            on_change=self._tell,
+        )
+        self._is_leaving = False
+        async with asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(life.run())
+            running.add_done_callback(lambda _: self._wake.set())
+            while not running.done() and self._roster.needs_worker and not self._is_leaving:
+                await self._wake.wait()
+                self._wake.clear()
+            if not running.done() and not self._is_stopping:
+                self._is_leaving = True
+                await life.end(ServingState.UNLOADING, "")
+                self._roster.worker_gone()
+                self._tell()
+
+    def _forget_life(self) -> None:
+        """Nobody wants one, and there is no process."""
+        was_unloading = self._roster.is_unloading
+        self._roster.worker_gone()
+        self._is_leaving = True
+        if was_unloading:
+            self._tell()
+
+    def _state_without_life(self) -> ServingState:
+        if self._roster.needs_worker:
+            return ServingState.LOADING
+        return ServingState.UNLOADING if self._roster.is_unloading else ServingState.UNLOADED
+
+    def _state_of_wanted(self, version: str) -> tuple[ServingState, str]:
+        if self._life is None or self._is_leaving:
+            return ServingState.LOADING, ""
+        if version in self._life.refused:
+            return ServingState.FAILED, self._life.refused[version]
+        return self._life.status.state, self._life.status.reason
+
+    def _loss_of(self, version: str) -> ModelUnavailable | None:
+        """Why what was taken for a version cannot be kept, whoever wants it."""
+        state, reason = self._state_of_wanted(version)
         is_between_two = state in (ServingState.STUCK, ServingState.RESTARTING)
         if state is ServingState.READY or (is_between_two and self.status.load_s is not None):
             return None
         what = "has failed" if state is ServingState.FAILED else f"is {state}"
         return ModelUnavailable(
             f"{version} {what}: {reason}" if reason else f"{version} {what}",
-            retry_after_s=60.0 if state is ServingState.FAILED else 2.0,
+            retry_after_s=_SERVES_LATER_S if state is ServingState.FAILED else _SERVES_SOON_S,
         )
 
-    async def run(self) -> None:
-        """Load, serve, restart; returns after `stop` or when the worker is given up."""
-        try:
-            prepared = await self._bring()
-            self._refused = dict(prepared.refused)
-            reason = "" if self.status.state is ServingState.LOADING else "it is loading, after all"
-            self.status = replace(
-                self.status, artefact=prepared.facts, reason=reason, next_start=None
-            )
-            await self._keep_alive(prepared.load)
-        except CannotLoad as error:
-            self._give_up(str(error))
-        except Exception as error:  # the other workers must not fall with this one
-            log.error("supervisor_broke", worker=self.name, exc_info=error)
-            self._give_up(f"an unexpected {type(error).__name__}; the server's log has it")
-            if self._handle is not None:
-                await self._handle.stop()
-        self._desk.ledger.fail(self._refusal)
+    def _refuse_while_stopping(self) -> None:
+        if self._is_draining or self._is_stopping:
+            raise ModelUnavailable("the server is stopping", retry_after_s=_SERVES_LATER_S)
 
-    async def _bring(self) -> Preparation:
-        """Tried again where what is in the way may pass by itself.
+    def _is_loaded(self, version: str) -> bool:
+        self._refuse_while_stopping()
+        if not self._roster.wants(version):
+            raise Superseded(f"{version} was unloaded by a later order")
+        state, _ = self.state_of(version)
+        if state is ServingState.FAILED and (failed := self._loss_of(version)) is not None:
+            raise failed
+        return state is ServingState.READY
 
-        The version has failed meanwhile, so that readiness does not wait for it. Raises CannotLoad.
-        """
-        loop = asyncio.get_running_loop()
+    def _is_unloaded(self, version: str) -> bool:
+        self._refuse_while_stopping()
+        if self._roster.wants(version):
+            raise Superseded(f"{version} was loaded by a later order")
+        return self._roster.wish(version) is Wish.UNLOADED
 
-        def tell(what: str) -> None:
-            loop.call_soon_threadsafe(self._note_progress, what)
+    def _lose_patience(self, version: str) -> None:
+        late = ModelUnavailable(f"{version} was unloaded before this was answered")
+        self._desk.ledger.fail(lambda owing: late if owing == version else None)
 
-        for times in count(1):
-            try:
-                return await self._prepare(tell)
-            except CannotLoad as error:
-                if not will_pass(error) or self._stopping.is_set():
-                    raise
-                pause_s = pause_of(times, FIRST_TRY_S, LONGEST_TRY_S)
-                log.error("version_failed", worker=self.name, reason=str(error), next_try_s=pause_s)
-                self._begin_again_after(ServingState.FAILED, pause_s, str(error))
-            await self._clock.wait(self._stopping, self._clock.now() + pause_s)
-            if self._stopping.is_set():
-                break
-        raise CannotLoad("the server is stopping")
+    def _end_grace(self, version: str) -> None:
+        if (timer := self._graces.pop(version, None)) is not None:
+            timer.cancel()
 
-    def drain(self) -> None:
-        """Nothing new will come: a worker that ends and owes nothing is not started again."""
-        self._is_draining = True
+    def _on_settled(self) -> None:
+        if self._roster.is_unloading:
+            self._roster.settle()
+            self._tell()
 
-    async def stop(self) -> None:
-        """End the worker; what it still owes is lost, so drain first."""
-        self._become(ServingState.STOPPING, "the server is stopping")
-        self._stopping.set()
-        self._desk.ledger.fail(self._refusal)  # first: its end must not be blamed on an input
-        if self._handle is not None:
-            await self._handle.stop()
+    async def _until(self, has_come: Callable[[], bool]) -> None:
+        while not has_come():
+            await self._news.wait()
 
-    def on_results(self, handle: WorkerHandle, items: Sequence[ItemDone | ItemFailed]) -> None:
-        for item in items:
-            self._desk.ledger.answered(item, self._clock.now())
-
-    def on_pieces(self, handle: WorkerHandle, pieces: Sequence[tuple[int, Piece]]) -> None:
-        for item_id, piece in pieces:
-            self._desk.ledger.wrote(item_id, piece)
-
-    def on_started(self, handle: WorkerHandle, started: Started) -> None:
-        now = self._clock.now()
-        self._watchdog.on_started(started.run, started.items, started.predicted_ms, now)
-
-    def on_ended(self, handle: WorkerHandle, run: int) -> None:
-        self._watchdog.on_ended(run)
-        if not self._watchdog.inside:
-            self._desk.ledger.idle(self._clock.now())
-
-    def on_beat(self, handle: WorkerHandle, beat: Beat) -> None:
-        self._watchdog.on_beat(beat.resident_bytes, self._clock.now())
-        if (reason := self._watchdog.too_large()) is not None:
-            self._kill(handle, reason)
-        if not beat.waiting and not self._watchdog.inside:
-            self._desk.ledger.idle(self._clock.now())
-        self.status = replace(
-            self.status, resident_bytes=beat.resident_bytes, waiting_rows=beat.waiting
-        )
-        if beat.backlog_ms is not None:
-            self._desk.note_backlog(beat.backlog_ms)
-        self._metrics.worker_beat(self.name, beat.waiting, beat.resident_bytes)
-        for batch in beat.batches:
-            self._metrics.batch_ran(
-                self.name,
-                batch.rows,
-                batch.real_tokens,
-                batch.padded_tokens,
-                batch.ms,
-                batch.predicted_ms,
-            )
-
-    def on_ask(self, handle: WorkerHandle, threads: int) -> None:
-        self._cpu.ask(handle, threads)
-
-    def on_return(self, handle: WorkerHandle, threads: int) -> None:
-        self._cpu.give_back(handle, threads)
-
-    def on_exit(self, handle: WorkerHandle) -> None:
-        self._cpu.forget(handle)
-        self._metrics.worker_gone(self.name)
-        self._verdict = self._desk.ledger.lost(
-            self._watchdog.inside, from_outside=handle.is_ended_from_outside
-        )
-        self.status = replace(self.status, pid=None, resident_bytes=0, waiting_rows=0)
-
-    async def _keep_alive(self, load: Load) -> None:
-        while not self._stopping.is_set():
-            handle = await self._serve_once(load)
-            if self._stopping.is_set() or (self._is_draining and not self.unanswered):
-                return
-            reason = f"the worker {handle.exit_reason}"
-            crashes = self._crashes
-            crashes.note(self._verdict, has_answered=handle.has_answered)
-            log.error("worker_died", worker=self.name, reason=reason, in_a_row=crashes.in_a_row)
-            if crashes.are_too_many:
-                raise CannotLoad(
-                    f"{reason}, {crashes.in_a_row} times in a row without an answer; given up"
-                )
-            self._begin_again_after(ServingState.RESTARTING, crashes.pause_s, reason)
-            await self._clock.wait(self._stopping, self._clock.now() + crashes.pause_s)
-            if self._stopping.is_set():
-                return
-            self.status = replace(self.status, restarts=self.status.restarts + 1)
-            self._metrics.worker_restarted(self.name)
-
-    def _begin_again_after(self, state: ServingState, pause_s: float, reason: str) -> None:
-        next_start = datetime.now(UTC) + timedelta(seconds=pause_s)
-        self._become(state, f"{reason}; next start in {pause_s:g} s", next_start)
-
-    async def _serve_once(self, load: Load) -> WorkerHandle:
-        """One process from start to end."""
-        handle = self._handle = WorkerHandle(self.name, load, self, os.environ, self._command)
-        try:
-            async with self._turns.turn(alone=_will_measure(load)):
-                loaded = await handle.start(self._limits.start_timeout_s)
-        except WorkerLost:
-            return handle
-        except CannotLoad as error:
-            await handle.stop()
-            if isinstance(error, LoadTimedOut) and self.status.load_s is not None:
-                return handle  # it has loaded before: the machine is busy, and this one was a crash
-            raise
-        self.status = replace(
-            self.status,
-            pid=handle.pid,
-            load_s=loaded.load_s,
-            max_tokens=loaded.max_tokens,
-            calibration=loaded.calibration,
-            signature=loaded.signature,
-        )
-        self._refused |= loaded.refused
-        hosted = (version for version in load.versions if version.key not in self._refused)
-        self.task_options = {version.key: version.options for version in hosted}
-        self._metrics.worker_loaded(self.name, loaded.load_s)
-        log.info("worker_ready", worker=self.name, pid=handle.pid, load_s=round(loaded.load_s, 2))
-        if handle.is_ready:  # else it died, or was stopped, while its turn was given on
-            await self._serve(handle)
-        else:
-            await handle.wait()
-        return handle
-
-    async def _serve(self, handle: WorkerHandle) -> None:
-        """From when it has loaded until it has ended, by itself or because it had to be."""
-        self._watchdog = Watchdog(self._limits.watch, self._clock.now())
-        self._become(ServingState.READY, "")
-        self._desk.ledger.fail(self._refusal)  # what was held for versions that it refused
-        self._desk.ledger.attach(handle, self._clock.now())
-        ended = asyncio.ensure_future(handle.wait())
-        while not (await asyncio.wait([ended], timeout=CHECK_S))[0]:
-            used_s = processor_time_s(handle.pid)
-            reason = self._watchdog.stuck(self._clock.now(), used_s)
-            if reason is not None and self.status.state is ServingState.READY:
-                self._become(ServingState.STUCK, reason)
-                self._kill(handle, reason)
-
-    def _kill(self, handle: WorkerHandle, reason: str) -> None:
-        self._desk.ledger.detach()
-        handle.kill(f"{reason} and was killed")
-
-    def _note_progress(self, what: str) -> None:
-        if self.status.state is ServingState.LOADING and not self._stopping.is_set():
-            self._become(ServingState.LOADING, what)
-
-    def _give_up(self, reason: str) -> None:
-        if not self._stopping.is_set():
-            log.error("version_failed", worker=self.name, reason=reason)
-            self._become(ServingState.FAILED, reason)
-
-    def _become(self, state: ServingState, reason: str, next_start: datetime | None = None) -> None:
-        self.status = replace(self.status, state=state, reason=reason, next_start=next_start)
+    def _tell(self) -> None:
+        """A state has changed: whoever waits for one looks, `run` among them."""
         self._on_change(self)
+        self._announce()
 
-
-def _will_measure(load: Load) -> bool:
-    return bool(load.calibration_path) and not Path(load.calibration_path).exists()
+    def _announce(self) -> None:
+        self._wake.set()
+        self._news.set()
+        self._news = asyncio.Event()

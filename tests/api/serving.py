@@ -11,7 +11,7 @@ from app.api.application import build_app
 from app.api.server import build_server, open_socket
 from app.api.shedding import Shedding, Who
 from app.core.config import Settings
-from app.core.errors import ModelNotFound, ServingError
+from app.core.errors import Forbidden, ModelNotFound, ServingError
 from app.core.types import Answer, Asker, Done, Failed, Outcome, Piece, Timings, Usage
 from app.services.inference_service import InferenceRequest, InferenceResult
 from app.services.model_service import Readiness, ServedVersion
@@ -142,6 +142,30 @@ class FixedModels:
         return self.versions
 
 
+class TakesOrders:
+    """Notes what is to be loaded and unloaded; fails with an error that it was given."""
+
+    def __init__(self) -> None:
+        self.orders: list[tuple[str, str, str | None, float | None]] = []
+        self.error: ServingError | None = None
+        self.is_allowed = True
+
+    def check_allowed(self) -> None:
+        if not self.is_allowed:
+            raise Forbidden("MODEL_CONTROL is none")
+
+    async def load(self, name: str, version: str | None, timeout_ms: float | None) -> None:
+        self._take("load", name, version, timeout_ms)
+
+    async def unload(self, name: str, version: str | None, timeout_ms: float | None) -> None:
+        self._take("unload", name, version, timeout_ms)
+
+    def _take(self, order: str, *given: Any) -> None:
+        self.orders.append((order, *given))
+        if self.error is not None:
+            raise self.error
+
+
 class NeverSheds(Shedding):
     """The loop of the tests stands still between them, which looks like overload."""
 
@@ -167,13 +191,14 @@ class CountingMetrics:
         self.connections = count
 
 
-READY = Readiness(True, True, False, {"echo:v1": {"state": "ready"}})
+READY = Readiness(True, True, False, {"echo:v1": {"state": "ready"}}, True, ())
 
 
 @dataclass
 class FakeServices:
     inference: EchoService = field(default_factory=EchoService)
     models: FixedModels = field(default_factory=lambda: FixedModels(READY))
+    control: TakesOrders = field(default_factory=TakesOrders)
     metrics: CountingMetrics = field(default_factory=CountingMetrics)
 
 

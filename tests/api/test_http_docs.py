@@ -47,6 +47,26 @@ async def test_every_reference_leads_somewhere(document: dict[str, Any]):
     assert "#/components/schemas/InferBody" in references
 
 
+async def test_every_part_of_a_path_is_declared(document: dict[str, Any]):
+    for path, operations in document["paths"].items():
+        parts = re.findall(r"{(\w+)}", path)
+        for operation in operations.values():
+            declared = [each for each in operation["parameters"] if each["in"] == "path"]
+            assert [each["name"] for each in declared] == parts, path
+
+
+async def test_streams_are_shown_event_by_event(document: dict[str, Any]):
+    def events(path: str) -> Any:
+        answer = document["paths"][path]["post"]["responses"]["200"]
+        return answer["content"]["text/event-stream"]["schema"]
+
+    named = events("/infer")["oneOf"]
+    assert [event["properties"]["event"]["const"] for event in named] == ["piece", "done", "error"]
+    ends, chunk = events("/v1/chat/completions")["properties"]["data"]["anyOf"]
+    assert ends == {"const": "[DONE]"}
+    assert chunk["contentSchema"]["anyOf"][0] == {"$ref": "#/components/schemas/ChatChunk"}
+
+
 async def test_answers_are_shown_as_objects_not_as_strings(document: dict[str, Any]):
     """A response class that FastAPI does not know made it call every answer a string."""
     assert [node for node in _walk(document) if "$ref" in node and "type" in node] == []

@@ -147,13 +147,16 @@ async def test_bad_request_id_is_replaced(client: httpx.AsyncClient, given: str 
 
 
 async def test_deadline_reaches_the_service(running: Running, client: httpx.AsyncClient):
-    await client.post("/infer", json=TEXT, headers={"X-Request-Timeout-Ms": "1500.5"})
+    for given in ("1500.5", "2.5e3", "27907.39337830131"):
+        await client.post("/infer", json=TEXT, headers={"X-Request-Timeout-Ms": given})
     await client.post("/infer", json=TEXT)
-    assert running.services.inference.timeouts_ms == [1500.5, None]
+    asked = running.services.inference.timeouts_ms
+    assert asked == [1500.5, 2500.0, 27907.39337830131, None]
 
 
 @pytest.mark.parametrize(
-    "given", ["0", "-1", "3600000.1", "9999999", "1e3", "soon", "", "inf", "٣"]
+    "given",
+    ["0", "-1", "3600000.1", "9999999", "1e999", "1e", "soon", "", "inf", "nan", "٣", "0x10"],
 )
 async def test_bad_deadline_is_refused_by_name(client: httpx.AsyncClient, given: str):
     headers = [(b"X-Request-Timeout-Ms", given.encode())]
@@ -229,7 +232,10 @@ def _services(
     versions: dict[str, dict[str, str]] | None = None,
 ) -> FakeServices:
     states = versions or {"a:v1": {"state": "ready"}, "b:v1": {"state": "ready"}}
-    return FakeServices(models=FixedModels(Readiness(ready, started, stopping, states)))
+    troubles = tuple(key for key, version in states.items() if version["state"] != "ready")
+    can_serve = len(troubles) < len(states) and not stopping
+    readiness = Readiness(ready, started, stopping, states, can_serve, troubles)
+    return FakeServices(models=FixedModels(readiness))
 
 
 BROKEN = {"state": "failed", "reason": "the file is truncated"}

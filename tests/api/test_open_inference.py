@@ -10,13 +10,28 @@ import httpx
 import numpy as np
 import pytest
 
-from app.core.errors import ModelUnavailable, Overloaded, ServingError
+from app.core.errors import (
+    DeadlineExceeded,
+    ModelNotFound,
+    ModelUnavailable,
+    Overloaded,
+    ServingError,
+    Superseded,
+)
 from app.core.parameters import Parameter
 from app.core.types import Answer, Asker, Done, Priority, Timings, Usage
 from app.schemas.open_inference import V2Error, V2InferAnswer, V2Model, V2Server
 from app.services.inference_service import InferenceRequest, InferenceResult
 from app.services.model_service import Readiness
-from tests.api.serving import ECHO, EchoService, FailsEach, FixedModels, RaisesInInfer, Running
+from tests.api.serving import (
+    ECHO,
+    EchoService,
+    FailsEach,
+    FixedModels,
+    RaisesInInfer,
+    Running,
+    TakesOrders,
+)
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -43,7 +58,7 @@ class AnswersWith(EchoService):
 
 @pytest.fixture(autouse=True)
 def models(running: Running) -> FixedModels:
-    running.services.models = FixedModels(Readiness(True, True, False, {}))
+    running.services.models = FixedModels(Readiness(True, True, False, {}, True, ()))
     running.services.models.versions = [ECHO, TENSORS]
     return running.services.models
 
@@ -82,7 +97,7 @@ async def test_server_says_who_it_is_and_that_it_lives(client: httpx.AsyncClient
 
 
 async def test_server_that_is_not_ready_says_503(client: httpx.AsyncClient, models: FixedModels):
-    models.now = Readiness(False, True, False, {})
+    models.now = Readiness(False, True, False, {}, False, ())
     answer = await client.get("/v2/health/ready")
     assert (answer.status_code, answer.json()) == (503, {"ready": False})
 
@@ -413,9 +428,6 @@ async def test_faults_of_ours_tell_nothing(running: Running, client: httpx.Async
         ("GET", "/v2/nothing/here", 404),
         ("GET", INFER, 405),
         ("DELETE", "/v2/models/echo", 405),
-        ("POST", "/v2/repository/models/missing/load", 404),
-        ("POST", "/v2/repository/models/echo/load", 501),
-        ("POST", "/v2/repository/models/echo/unload", 501),
     ],
 )
 async def test_every_path_below_v2_fails_in_the_protocols_shape(
@@ -424,6 +436,7 @@ async def test_every_path_below_v2_fails_in_the_protocols_shape(
     body = {"inputs": [text("a")]} if method == "POST" else None
     response = await client.request(method, path, json=body)
     assert (response.status_code, list(response.json())) == (status, ["error"])
+    assert (response.headers.get("allow") is not None) == (status == 405)
 
 
 async def test_index_lists_versions_and_their_states(
@@ -435,5 +448,86 @@ async def test_index_lists_versions_and_their_states(
         {"name": "echo", "version": "v1", "state": "READY", "reason": ""},
         {"name": "graph", "version": "v1", "state": "UNAVAILABLE", "reason": "no file"},
     ]
+    models.versions = [replace(ECHO, state="unloaded"), replace(TENSORS, state="unloading")]
+    states = [
+        (row["state"], row["reason"]) for row in (await client.post("/v2/repository/index")).json()
+    ]
+    assert states == [("UNAVAILABLE", "unloaded"), ("UNLOADING", "")]
+    models.versions = [ECHO]
     ready = await client.post("/v2/repository/index", json={"ready": True})
     assert ready.json() == everything[:1]
+
+
+REPOSITORY = "/v2/repository/models/echo"
+
+
+@pytest.fixture
+def control(running: Running) -> TakesOrders:
+    running.services.control = TakesOrders()
+    return running.services.control
+
+
+@pytest.mark.parametrize("order", ["load", "unload"])
+async def test_orders_reach_the_service_and_answer_the_models_part_of_the_index(
+    client: httpx.AsyncClient, control: TakesOrders, order: str
+):
+    path = f"{REPOSITORY}/{order}"
+    headers = {"X-Request-Timeout-Ms": "1500"}
+    whole = await client.post(path, headers=headers)
+    one = await client.post(path, json={"parameters": {"version": "v1"}})
+    as_clients_send_it = await client.post(path, json={"parameters": {"unload_dependents": False}})
+    assert [answer.status_code for answer in (whole, one, as_clients_send_it)] == [200] * 3
+    assert whole.json() == [{"name": "echo", "version": "v1", "state": "READY", "reason": ""}]
+    assert control.orders == [
+        (order, "echo", None, 1500.0),
+        (order, "echo", "v1", None),
+        (order, "echo", None, None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"parameters": {"config": "{}"}}, "parameters.config is not supported"),
+        ({"parameters": {"file:1/model.onnx": "AA=="}}, "parameters.file:1/model.onnx is not"),
+        ({"parameters": {"unload_dependents": True}}, "parameters.unload_dependents is not"),
+        ({"parameters": {"version": 1}}, "parameters.version must be a version's name"),
+        ({"parameters": {"version": ""}}, "parameters.version must be a version's name"),
+        ({"version": "v1"}, "version is unknown"),
+    ],
+)
+async def test_orders_that_ask_for_more_are_refused(
+    client: httpx.AsyncClient, control: TakesOrders, body: dict[str, Any], message: str
+):
+    response = await client.post(f"{REPOSITORY}/load", json=body)
+    assert response.status_code == 400
+    assert message in response.json()["error"]
+    assert control.orders == []
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (ModelNotFound("no such model"), 404),
+        (Superseded("loaded by a later order"), 409),
+        (ModelUnavailable("has failed: no file"), 503),
+        (DeadlineExceeded("it goes on"), 504),
+    ],
+)
+async def test_orders_that_cannot_be_carried_out_say_why(
+    client: httpx.AsyncClient, control: TakesOrders, error: ServingError, status: int
+):
+    control.error = error
+    response = await client.post(f"{REPOSITORY}/load")
+    assert (response.status_code, response.json()) == (status, {"error": str(error)})
+
+
+async def test_orders_are_refused_where_they_are_not_allowed_whatever_they_say(
+    client: httpx.AsyncClient, control: TakesOrders
+):
+    control.is_allowed = False
+    for path in (f"{REPOSITORY}/load", "/v2/repository/models/missing/unload"):
+        response = await client.post(path, content=b"nonsense")
+        assert (response.status_code, list(response.json())) == (403, ["error"])
+        assert "MODEL_CONTROL" in response.json()["error"]
+    assert control.orders == []

@@ -17,6 +17,7 @@ from app.core.errors import (
     ModelUnavailable,
     Overloaded,
     ServingError,
+    Superseded,
 )
 from app.core.parameters import Parameter
 from app.core.types import Priority
@@ -43,8 +44,9 @@ DECLARED = (Parameter("stop", "strings", (), ""), Parameter("temperature", "numb
 class Client:
     """Calls methods by name."""
 
-    def __init__(self, channel: Any) -> None:
+    def __init__(self, channel: Any, services: FakeServices) -> None:
         self._channel = channel
+        self.services = services
 
     def call(self, method: str, request: Any = None, **options: Any) -> Any:
         made = self._channel.unary_unary(
@@ -66,7 +68,7 @@ async def serving(inference: EchoService | None = None, **changes: Any) -> Async
     await server.start()
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-            yield Client(channel)
+            yield Client(channel, services)
     finally:
         await server.stop()
 
@@ -128,7 +130,7 @@ async def test_deadline_urgency_caller_and_parameters_reach_the_service():
         await client.call("ModelInfer", infer("a", parameters=parameters), metadata=metadata)
     (asker,) = service.askers
     assert (asker.caller, asker.priority) == ("me", Priority.BATCH)
-    assert service.timeouts_ms[0] is not None and 5000 < service.timeouts_ms[0] <= 10_000
+    assert service.timeouts_ms[0] is not None and 5000 < service.timeouts_ms[0] < 11_000
     assert service.requests[0].parameters == {"stop": ["."], "temperature": 0.5}
 
 
@@ -203,14 +205,36 @@ async def test_messages_and_values_are_bounded():
     assert large.code().name == "RESOURCE_EXHAUSTED"
 
 
-async def test_unknown_models_and_methods_that_are_not_ours():
+async def test_unknown_models_are_not_found():
     async with serving() as client:
         missing = await refused(
             client.call("ModelReady", messages.ModelReadyRequest(name="missing"))
         )
-        load = messages.RepositoryModelLoadRequest(model_name="echo")
-        cannot = await refused(client.call("RepositoryModelLoad", load))
-    assert (missing.code().name, cannot.code().name) == ("NOT_FOUND", "UNIMPLEMENTED")
+    assert missing.code().name == "NOT_FOUND"
+
+
+async def test_models_are_loaded_and_unloaded_where_that_is_allowed():
+    load = messages.RepositoryModelLoadRequest(model_name="echo")
+    unload = messages.RepositoryModelUnloadRequest(model_name="echo")
+    unload.parameters["unload_dependents"].bool_param = False
+    unload.parameters["version"].string_param = "v1"
+    async with serving() as client:
+        await client.call("RepositoryModelLoad", load)
+        await client.call("RepositoryModelUnload", unload)
+        load.parameters["file:1/model.onnx"].bytes_param = b"abc"
+        more = await refused(client.call("RepositoryModelLoad", load))
+        control = client.services.control
+        assert [order[:3] for order in control.orders] == [
+            ("load", "echo", None),
+            ("unload", "echo", "v1"),
+        ]
+        assert all(0 < (order[3] or 0) < 11_000 for order in control.orders)
+        control.error = Superseded("undone")
+        undone = await refused(client.call("RepositoryModelUnload", unload))
+        control.is_allowed = False
+        forbidden = await refused(client.call("RepositoryModelUnload", unload))
+    codes = [error.code().name for error in (more, undone, forbidden)]
+    assert codes == ["INVALID_ARGUMENT", "ABORTED", "PERMISSION_DENIED"]
 
 
 async def test_a_port_that_is_taken_is_told():

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
@@ -50,7 +51,9 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ServerPro
         both[part] |= iris[part]
     (folder / "both.yaml").write_text(yaml.safe_dump(both, sort_keys=False), "utf-8")
     grpc = {} if missing("grpc") else {"GRPC_PORT": 0}
-    server = ServerProcess(folder, MODEL_CATALOG=folder / "both.yaml", **grpc)
+    server = ServerProcess(
+        folder, MODEL_CATALOG=folder / "both.yaml", MODEL_CONTROL="explicit", **grpc
+    )
     try:
         server.until_ready()
         yield server, json.loads(done.stdout.splitlines()[-1])
@@ -81,6 +84,29 @@ def test_tritonclient_finds_all_that_it_asks_for(served):
     assert done.returncode == 0, done.stderr
     calls = json.loads(done.stdout)
     assert sum(calls.values()) >= 40, calls
+
+
+@pytest.mark.skipif(
+    bool(missing("tritonclient", "grpc", "geventhttpclient")), reason="tritonclient is missing"
+)
+def test_tritonclient_unloads_and_loads_models_while_one_is_asked(served):
+    server, _ = served
+    port = server.wait_for(lambda event: event["event"] == "grpc_listening")["port"]
+    scenario = Path(__file__).with_name("triton_control.py")
+    addresses = [f"127.0.0.1:{server.port}", f"127.0.0.1:{port}"]
+    command = [sys.executable, str(scenario), *addresses, str(server.process.pid)]
+    before = resident_bytes(server)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    unloaded = json.loads(done.stdout)["unloaded_bytes"]
+    assert unloaded < before - 150 * 2**20, (before, unloaded)
+    assert server.infer("generator", "The sky", max_new_tokens=4).status_code == 200
+
+
+def resident_bytes(server: ServerProcess) -> int:
+    children = psutil.Process(server.process.pid).children(recursive=True)
+    total: int = sum(child.memory_info().rss for child in children)
+    return total
 
 
 @pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")

@@ -121,7 +121,8 @@ def is_refused(lib: Any, client: Any) -> None:
     assert late.status() in ("504", "429", "StatusCode.DEADLINE_EXCEEDED") or (
         "RESOURCE_EXHAUSTED" in late.status()
     )
-    assert "catalog" in str(refusal(client.unload_model, "iris"))
+    assert "catalog" in str(refusal(client.load_model, "iris", config="{}"))
+    assert "does not exist" in str(refusal(client.unload_model, "missing"))
 
 
 def main(http: str, grpc: str, chances: str) -> None:

@@ -15,8 +15,8 @@ from app.core.errors import (
     ModelUnavailable,
     UnavailableForNow,
 )
+from app.workers.means import Preparation
 from app.workers.status import ServingState
-from app.workers.supervisor import Preparation
 from tests.process.workers import (
     LOAD_S,
     VERSION,

@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from asyncio import Future
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from app.workers.calibration import Calibration
 from app.workers.cpu import CpuBudget
 from app.workers.desk import Desk
 from app.workers.handle import WorkerHandle
+from app.workers.means import Means, Preparation, WorkerLimits
 from app.workers.messages import (
     Beat,
     GrantThreads,
@@ -31,7 +32,7 @@ from app.workers.messages import (
     Started,
 )
 from app.workers.status import ServingState
-from app.workers.supervisor import Preparation, Supervisor, SupervisorLimits
+from app.workers.supervisor import Supervisor
 from app.workers.turns import LoadingTurns
 from app.workers.watchdog import WatchLimits
 from tests.fakes import a_load
@@ -229,6 +230,8 @@ class SupervisorBench:
         max_crashes: int = 5,
         start_timeout_s: float = LOAD_S,
         watch: WatchLimits = PATIENT,
+        versions: Mapping[str, bool] | None = None,
+        grace_s: float = ANSWER_S,
         command: tuple[str, ...] = COMMAND,
     ) -> Watched:
         async def prepare(tell: Callable[[str], None]) -> Preparation:
@@ -236,14 +239,17 @@ class SupervisorBench:
 
         supervisor = Supervisor(
             name,
+            versions or {VERSION: True},
             prepare,
-            limits=SupervisorLimits(start_timeout_s, max_crashes, 100, watch),
-            cpu=self.cpu,
-            metrics=self.metrics,
-            clock=clock or MonotonicClock(),
-            turns=self.turns,
+            means=Means(
+                WorkerLimits(start_timeout_s, max_crashes, 100, watch, grace_s),
+                self.cpu,
+                self.metrics,
+                clock or MonotonicClock(),
+                self.turns,
+                command,
+            ),
             on_change=lambda changed: watched.on_change(changed),
-            command=command,
         )
         watched = Watched(supervisor, asyncio.create_task(supervisor.run()))
         self.watched.append(watched)

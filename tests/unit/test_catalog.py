@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 import yaml
 
+from app.core.config import Settings
 from app.core.errors import ConfigurationError
+from app.main import read_catalog
 from app.models.catalog import load_catalog, profile_path
 from app.models.progress import LogProgress
 from app.models.spec import Checkpoint
@@ -56,6 +58,7 @@ def test_smallest_catalog_gives_a_version_with_defaults(write):
     (spec,) = load_catalog(write(VALID))
     assert (spec.key, spec.task, spec.runtime) == ("sentiment:v1", "classify", "openvino_encoder")
     assert (spec.default_timeout_ms, spec.is_default, spec.cache) == (30_000, True, False)
+    assert spec.load
     (file,) = spec.artefact.files
     assert (file.role, file.source, file.package_sha256) == ("model", FILE["source"], "cd" * 32)
 
@@ -71,6 +74,7 @@ def test_every_field_reaches_the_version(write):
             "task_files": {"head": LOCAL},
             "default_timeout_ms": 1234,
             "cache": True,
+            "load": False,
         },
     )
     document["artefacts"]["encoder"] |= {
@@ -82,9 +86,23 @@ def test_every_field_reaches_the_version(write):
     assert spec.description == "Moods."
     assert spec.task_options == {"labels": ["a", "b"]}
     assert [file.role for file in spec.task_files] == ["head"]
-    assert (spec.default_timeout_ms, spec.cache) == (1234, True)
+    assert (spec.default_timeout_ms, spec.cache, spec.load) == (1234, True, False)
     assert spec.runtime_options == {"max_tokens": 256}
     assert (spec.artefact.license, spec.artefact.origin) == ("MIT", "somewhere")
+
+
+@pytest.mark.parametrize("control", ["none", "explicit"])
+def test_version_that_starts_unloaded_needs_somebody_who_may_load_it(write, control):
+    path = write(changed("models/sentiment/v1/load", False))
+    settings = Settings.model_construct(
+        model_catalog=path, default_model="sentiment", model_control=control
+    )
+    if control == "explicit":
+        (spec,) = read_catalog(settings)
+        assert not spec.load
+    else:
+        with pytest.raises(ConfigurationError, match="sentiment:v1, which nobody could ever load"):
+            read_catalog(settings)
 
 
 def test_relative_file_is_taken_from_the_catalog_s_folder(write, tmp_path):

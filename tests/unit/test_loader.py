@@ -24,7 +24,7 @@ from app.models.store import ModelStore
 from app.preparing.plan.files import Listing
 from app.workers.messages import HostedVersion, Load
 from app.workers.status import ServingState
-from app.workers.supervisor import Preparation
+from app.workers.means import Preparation
 from tests.fakes import GUARD_S, a_spec, until
 
 HEAD = ModelFile("head", "file://head.json", "1" * 64, 10)
@@ -168,6 +168,14 @@ async def test_building_a_fleet_fetches_and_starts_nothing():
     assert store.fetched == []
     assert {d.supervisor.status.state for d in fleet.registry} == {ServingState.LOADING}
     assert fleet.unanswered == 0
+
+
+async def test_versions_that_start_unloaded_are_told_apart_by_their_state():
+    fleet = fleet_of([replace(SPECS[0], load=False), SPECS[2]])
+    summarizer, sentiment = fleet.registry
+
+    states = [d.supervisor.state_of(d.spec.key)[0] for d in (summarizer, sentiment)]
+    assert states == [ServingState.UNLOADED, ServingState.LOADING]
 
 
 async def test_a_worker_is_told_all_its_versions_and_where_their_files_are():

@@ -121,6 +121,14 @@ def test_readiness_follows_what_is_said_last(metrics):
     assert of(metrics)["ready"] is False
 
 
+def test_version_that_nobody_wants_is_told_from_one_that_fails(metrics):
+    assert of(metrics)["wanted"] is True
+    metrics.version_wanted("sentiment", "v1", False)
+    assert of(metrics)["wanted"] is False
+    metrics.add_version("sentiment", "v2", "minilm", is_wanted=False)
+    assert lines(metrics, "inference_version_wanted")[-1].endswith('version="v2"} 0.0')
+
+
 def test_the_cpu_budget_is_shown_with_what_is_leased_of_it(metrics):
     metrics.cpu(budget=4, leased=3)
 

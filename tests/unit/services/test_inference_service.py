@@ -10,6 +10,7 @@ from app.core.types import NOBODY, Answer, Asker, Done, Failed, Outcome, Priorit
 from app.models.registry import Registry
 from app.services.inference_service import InferenceRequest, InferenceService
 from app.services.response_cache import ResponseCache
+from app.workers.status import ServingState, Status
 from tests.fakes import AnswersWhenTold, FakeClock, a_deployment, a_spec, settle_tasks
 
 
@@ -366,6 +367,16 @@ async def test_a_kept_answer_is_given_though_the_worker_takes_nothing():
 
     (kept,) = await bench.service.infer([InferenceRequest("a")])
     assert isinstance(kept.outcome, Done)
+
+
+async def test_a_kept_answer_is_not_given_by_a_version_that_is_unloaded():
+    bench = Bench(10**6, cache=True)
+    call = await bench.begin(InferenceRequest("a"))
+    bench.minilm.waits[0].set_result(says("good"))
+    await call
+    bench.minilm.status = Status(ServingState.UNLOADED)
+
+    assert await bench.refusal(InferenceRequest("a")) == "model_unavailable: closed"
 
 
 async def test_an_error_is_never_kept():

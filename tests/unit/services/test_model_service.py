@@ -48,6 +48,32 @@ def test_ready_means_that_each_serves_or_is_given_up_and_one_serves(minilm, smol
     assert (readiness.ready, readiness.started) == (ready, started)
 
 
+@pytest.mark.parametrize(
+    ("minilm", "smollm", "ready", "can_serve"),
+    [
+        ("ready", "unloaded", True, True),
+        ("ready", "unloading", True, True),
+        ("failed", "unloaded", False, False),
+        ("restarting", "unloaded", False, False),
+        ("unloaded", "unloaded", True, True),
+    ],
+)
+def test_versions_that_are_unloaded_count_neither_way(minilm, smollm, ready, can_serve):
+    readiness = Served().state(minilm, smollm).service.readiness()
+
+    assert (readiness.ready, readiness.started, readiness.can_serve) == (ready, True, can_serve)
+    assert readiness.versions["generator:v1"] == {"state": smollm}
+    assert "generator:v1" not in readiness.troubles
+
+
+def test_loading_by_request_holds_readiness_up_for_nobody():
+    served = Served().state("ready", "loading")
+    served.smollm.asked_for = {"generator:v1"}
+
+    readiness = served.service.readiness()
+    assert (readiness.ready, readiness.started, readiness.troubles) == (True, True, ())
+
+
 def test_a_server_that_stops_is_not_ready_though_every_worker_is():
     served = Served()
     served.service.stop()

@@ -1,0 +1,65 @@
+"""Keeps what Schemathesis makes up within what can be answered in a moment. It imports this file.
+
+Values that are wrong stay as they are: only what the server would take is made small, so that no
+request writes a novel or is given less time than its answer takes.
+"""
+
+from typing import Any
+
+import schemathesis
+
+FEW_TOKENS, FEW_TEXTS = 4, 2
+LONG_MS, TIMEOUT = 60_000, "X-Request-Timeout-Ms"
+_LIMITS = {  # by what the path ends in; the first that is sent counts
+    "/chat/completions": ("max_completion_tokens", "max_tokens"),
+    "/completions": ("max_tokens",),
+    "/responses": ("max_output_tokens",),
+}
+_COUNTS = ("n", "num_return_sequences")
+
+
+@schemathesis.hook
+def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
+    _give_time(case.headers)
+    if isinstance(case.body, dict):
+        _write_little(case.operation.path, dict(case.path_parameters or {}), case.body)
+
+
+def _give_time(headers: Any) -> None:
+    try:
+        given_ms = float(headers.get(TIMEOUT, "nan"))
+    except ValueError:
+        return
+    if 0 < given_ms < LONG_MS:
+        headers[TIMEOUT] = str(LONG_MS)
+
+
+def _write_little(path: str, named: dict[str, Any], body: dict[str, Any]) -> None:
+    for entry in _entries(path, body):
+        if entry.get("model", named.get("model_name")) == "generator":
+            _limit(entry.setdefault("parameters", {}), ("max_new_tokens",))
+    limits = next((names for end, names in _LIMITS.items() if path.endswith(end)), ())
+    if limits:
+        _limit(body, limits)
+
+
+def _entries(path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
+    """What may be for the generator."""
+    if path.startswith("/v1"):
+        return []
+    entries = body.get("requests") if path == "/infer/batch" else [body]
+    return [entry for entry in entries if isinstance(entry, dict)] if entries else []
+
+
+def _limit(parameters: Any, names: tuple[str, ...]) -> None:
+    if not isinstance(parameters, dict):
+        return
+    sent = [name for name in names if parameters.get(name) is not None]
+    if not sent:
+        parameters[names[0]] = FEW_TOKENS
+    for name, most in {
+        **dict.fromkeys(sent, FEW_TOKENS),
+        **dict.fromkeys(_COUNTS, FEW_TEXTS),
+    }.items():
+        if isinstance(parameters.get(name), int) and parameters[name] > most:
+            parameters[name] = most

@@ -1,0 +1,61 @@
+"""The server answers as its OpenAPI document says, whatever Schemathesis makes up of it.
+
+No 5xx, no status, media type or body that is not declared; what fits the document is not refused as
+malformed, and what does not fit is. `openapi/` says what is tuned and why.
+"""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import Start
+from tests.e2e.serving import ServerProcess, environment
+
+HERE = Path(__file__).parent / "openapi"
+CONFIG = HERE / "schemathesis.toml"
+RUN = (sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONFIG), "run")
+MANY_S = 1500
+LINE_CHARS = 2000  # a made-up request may be long, and must not push the others out
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("schemathesis") is None, reason="schemathesis is not installed"
+)
+
+
+def findings(server: ServerProcess, folder: Path, *options: str) -> str:
+    """Empty, or what was found, with a curl line for each."""
+    command = [*RUN, f"{server.url}/openapi.json", "--no-color", *options]
+    done = subprocess.run(
+        command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=MANY_S
+    )
+    assert " generated" in done.stdout, done.stdout + done.stderr
+    if done.returncode == 0:
+        return ""
+    return "\n".join(line[:LINE_CHARS] for line in done.stdout.splitlines())[-20_000:]
+
+
+def test_answers_are_as_the_document_says(server: ServerProcess, tmp_path: Path):
+    """A few examples, the same each time."""
+    phases = "--phases=examples,fuzzing,stateful"
+    few = ("--generation-deterministic", "--max-examples=8", phases)
+    assert not (found := findings(server, tmp_path, *few)), found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(MANY_S)
+def test_many_answers_are_as_the_document_says(server: ServerProcess, tmp_path: Path):
+    """Boundaries of every schema, and examples at random; the output has the seed."""
+    assert not (found := findings(server, tmp_path, "--max-examples=150")), found
+
+
+@pytest.mark.slow
+def test_orders_to_load_and_unload_are_answered_as_the_document_says(
+    start_server: Start, tmp_path: Path
+):
+    server = start_server(MODEL_CONTROL="explicit")
+    server.until_ready()
+    orders = ("--include-path-regex=^/v2/repository", "--max-examples=40")
+    assert not (found := findings(server, tmp_path, *orders)), found
