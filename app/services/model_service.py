@@ -9,10 +9,13 @@ from app.models.registry import Deployment, Registry
 from app.models.spec import Checkpoint
 from app.workers.status import ServingState
 
+SETTLED = (ServingState.READY, ServingState.UNAVAILABLE, ServingState.FAILED)
+
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """ready: every version serves or has been given up, and at least one serves.
+    """ready: every version serves, has been given up or waits for a server behind it, and at least
+    one serves.
 
     started: the first load of every version has ended. stopping: no new work is taken.
     """
@@ -57,7 +60,7 @@ class ModelService:
 
     def readiness(self) -> Readiness:
         states = [d.supervisor.state_of(d.spec.key)[0] for d in self._registry]
-        settled = all(state in (ServingState.READY, ServingState.FAILED) for state in states)
+        settled = all(state in SETTLED for state in states)
         serving = any(state is ServingState.READY for state in states)
         return Readiness(
             ready=settled and serving and not self._is_stopping,

@@ -47,11 +47,10 @@ class Conversations:
 
     def prompt(self, given: Mapping[str, Any]) -> str:
         """given: `messages`; maybe `tools`, `chat_template_kwargs`. Raises InvalidRequest."""
-        if unknown := sorted(set(given) - {MESSAGES, TOOLS, OPTIONS}):
-            raise InvalidRequest(f"inputs.{unknown[0][:64]} is unknown; send {MESSAGES} or text")
-        tools = _tools(given.get(TOOLS))
+        check_fields(given)
+        tools = tools_of(given)
         template = self._template(has_tools=bool(tools))
-        messages = _messages(given.get(MESSAGES), template.knows_developer)
+        messages = messages_of(given, knows_developer=template.knows_developer)
         if tools and not template.knows_tools:
             raise InvalidRequest("tools is not supported: the model's chat template knows no tools")
         return template.render(messages, tools, _options(given.get(OPTIONS), template.names))
@@ -65,7 +64,15 @@ class Conversations:
         return found
 
 
-def _messages(given: Any, knows_developer: bool) -> list[dict[str, Any]]:
+def check_fields(given: Mapping[str, Any]) -> None:
+    """Raises InvalidRequest for what is no part of a conversation."""
+    if unknown := sorted(set(given) - {MESSAGES, TOOLS, OPTIONS}):
+        raise InvalidRequest(f"inputs.{unknown[0][:64]} is unknown; send {MESSAGES} or text")
+
+
+def messages_of(conversation: Mapping[str, Any], *, knows_developer: bool) -> list[dict[str, Any]]:
+    """Plain texts, and arguments of calls as objects. Raises InvalidRequest."""
+    given = conversation.get(MESSAGES)
     if not isinstance(given, list) or not 1 <= len(given) <= MAX_MESSAGES:
         raise InvalidRequest(f"messages must be a list of 1 to {MAX_MESSAGES} messages")
     return [_message(entry, f"messages.{at}", knows_developer) for at, entry in enumerate(given)]
@@ -136,7 +143,9 @@ def _call(call: Any, where: str) -> dict[str, Any]:
     return {"id": str(call.get("id", "")), "type": "function", "function": named}
 
 
-def _tools(given: Any) -> list[dict[str, Any]] | None:
+def tools_of(conversation: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+    """As they were sent, once they are checked. Raises InvalidRequest."""
+    given = conversation.get(TOOLS)
     if given is None or given == []:
         return None
     if not isinstance(given, list) or len(given) > MAX_TOOLS:

@@ -29,7 +29,7 @@ from app.workers.handle import WORKER_COMMAND, WorkerHandle
 from app.workers.ledger import OnPiece, Verdict
 from app.workers.messages import Beat, ItemDone, ItemFailed, Load, Started
 from app.workers.processor_time import processor_time_s
-from app.workers.status import ServingState, Status
+from app.workers.status import IN_SERVICE, ServingState, Status, refusal
 from app.workers.turns import LoadingTurns
 from app.workers.watchdog import CHECK_S, Watchdog, WatchLimits
 
@@ -135,11 +135,7 @@ class Supervisor:
         is_between_two = state in (ServingState.STUCK, ServingState.RESTARTING)
         if state is ServingState.READY or (is_between_two and self.status.load_s is not None):
             return None
-        what = "has failed" if state is ServingState.FAILED else f"is {state}"
-        return ModelUnavailable(
-            f"{version} {what}: {reason}" if reason else f"{version} {what}",
-            retry_after_s=60.0 if state is ServingState.FAILED else 2.0,
-        )
+        return refusal(version, state, reason)
 
     async def run(self) -> None:
         """Load, serve, restart; returns after `stop` or when the worker is given up."""
@@ -241,6 +237,10 @@ class Supervisor:
     def on_return(self, handle: WorkerHandle, threads: int) -> None:
         self._cpu.give_back(handle, threads)
 
+    def on_health(self, handle: WorkerHandle) -> None:
+        if self.status.state in IN_SERVICE:
+            self._enter_service(handle)
+
     def on_exit(self, handle: WorkerHandle) -> None:
         self._cpu.forget(handle)
         self._metrics.worker_gone(self.name)
@@ -308,16 +308,24 @@ class Supervisor:
     async def _serve(self, handle: WorkerHandle) -> None:
         """From when it has loaded until it has ended, by itself or because it had to be."""
         self._watchdog = Watchdog(self._limits.watch, self._clock.now())
-        self._become(ServingState.READY, "")
+        self._enter_service(handle)
         self._desk.ledger.fail(self._refusal)  # what was held for versions that it refused
         self._desk.ledger.attach(handle, self._clock.now())
         ended = asyncio.ensure_future(handle.wait())
         while not (await asyncio.wait([ended], timeout=CHECK_S))[0]:
             used_s = processor_time_s(handle.pid)
             reason = self._watchdog.stuck(self._clock.now(), used_s)
-            if reason is not None and self.status.state is ServingState.READY:
+            if reason is not None and self.status.state in IN_SERVICE:
                 self._become(ServingState.STUCK, reason)
                 self._kill(handle, reason)
+
+    def _enter_service(self, handle: WorkerHandle) -> None:
+        """Or leave it, as long as the server behind the worker does not serve."""
+        if handle.outage:
+            log.warning("version_unavailable", worker=self.name, reason=handle.outage)
+            self._become(ServingState.UNAVAILABLE, handle.outage)
+        else:
+            self._become(ServingState.READY, "")
 
     def _kill(self, handle: WorkerHandle, reason: str) -> None:
         self._desk.ledger.detach()
