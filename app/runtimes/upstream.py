@@ -128,8 +128,7 @@ class Upstream:
                 if size > most:
                     raise ModelUnavailable("the model's server sent more than an answer may have")
                 yield part
-        except httpx.HTTPError as error:
-            log.warning("upstream_broke_off", error=type(error).__name__)
+        except httpx.HTTPError:
             raise ModelUnavailable("the model's server broke off; try again") from None
 
     @contextlib.asynccontextmanager

@@ -23,6 +23,8 @@ class RemoteGenerate:
         count: int = parameters["num_return_sequences"]
         streams = stream and count == 1
         body = {**fields_of(parameters), **_streaming(streams)}
+        if count > 1:
+            body["n"] = count
         if parameters["stop"]:
             body["stop"] = list(parameters["stop"])
         if isinstance(given, str):

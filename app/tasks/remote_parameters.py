@@ -49,7 +49,6 @@ REMOTE_EMBED: tuple[Parameter, ...] = (
 )
 FIELDS: Mapping[str, str] = {
     "max_new_tokens": "max_tokens",
-    "num_return_sequences": "n",
     "min_new_tokens": "min_tokens",
     **{
         name: name
