@@ -101,8 +101,8 @@ class Upstream:
         Raises ServingError for a refusal, or what is too large.
         """
         async with self._opened(call, left_s, request_id) as response:
-            parts = [part async for part in self._content(response)]
-            return b"".join(parts)
+            async with contextlib.aclosing(self._content(response)) as content:
+                return b"".join([part async for part in content])
 
     async def events(
         self, call: Call, left_s: float, request_id: str
@@ -110,15 +110,15 @@ class Upstream:
         """The data of each event, `[DONE]` among them; as `whole` else."""
         reader = EventReader()
         async with self._opened(call, left_s, request_id) as response:
-            content = self._content(response)
-            async for part in content:
-                for event in reader.feed(part):
-                    yield event
-                    if event == DONE:
-                        await _read_to_end(content)
-                        return
+            async with contextlib.aclosing(self._content(response)) as content:
+                async for part in content:
+                    for event in reader.feed(part):
+                        yield event
+                        if event == DONE:
+                            await _read_to_end(content)
+                            return
 
-    async def _content(self, response: httpx.Response) -> AsyncIterator[bytes]:
+    async def _content(self, response: httpx.Response) -> AsyncGenerator[bytes, None]:
         if response.headers.get("content-encoding", "identity") != "identity":
             raise ModelUnavailable("the model's server sent compressed content, which is not taken")
         most, size = self.options.max_answer_bytes, 0

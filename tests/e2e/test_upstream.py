@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.serving import ServerProcess
-from tests.e2e.upstreams import KEY, catalog_over, free_port
+from tests.e2e.upstreams import KEY, KEY_VARIABLE, There, catalog_over, free_port
 from tests.processes import until
 
 GREEDY: dict[str, Any] = {"temperature": 0, "max_new_tokens": 12}
@@ -16,29 +16,42 @@ ASKED = [{"role": "user", "content": "What is the capital of France?"}]
 LONG = {"max_new_tokens": 1500, "min_new_tokens": 1500, "temperature": 0}
 
 
-def in_front_of(
-    folder: Path, port: int, model: str = "generator", **settings: Any
-) -> ServerProcess:
-    task = "embed" if model == "embedder" else "generate"
-    catalog = catalog_over(folder, port, task, model=model, api_key_env="FAR_KEY")
-    return ServerProcess(
-        folder, MODEL_CATALOG=catalog, DEFAULT_MODEL="far", FAR_KEY=KEY, **settings
-    )
+def in_front_of(folder: Path, models: dict[str, There], **settings: Any) -> ServerProcess:
+    settings = {"DEFAULT_MODEL": next(iter(models)), KEY_VARIABLE: KEY, **settings}
+    return ServerProcess(folder, MODEL_CATALOG=catalog_over(folder, **models), **settings)
+
+
+@pytest.fixture(scope="module")
+def middle_port() -> int:
+    return free_port()
 
 
 @pytest.fixture(scope="module")
 def front(
-    server: ServerProcess, tmp_path_factory: pytest.TempPathFactory
+    server: ServerProcess, middle_port: int, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ServerProcess]:
+    """`far` and `vectors` are there; `away` is behind a server that nobody has started yet."""
     server.until_ready()
-    front = in_front_of(tmp_path_factory.mktemp("front"), server.port)
+    models = {
+        "far": There("generate", server.port, "generator"),
+        "vectors": There("embed", server.port, "embedder"),
+        "away": There("generate", middle_port, "far"),
+    }
+    front = in_front_of(tmp_path_factory.mktemp("front"), models)
     try:
         front.until_ready()
+        until(lambda: state_of(front, "far") == state_of(front, "vectors") == "ready", "all", 20)
         yield front
     finally:
         status = front.end()
     assert status == 0
     assert KEY not in json.dumps(front.events) + "".join(front.other_lines)
+
+
+def state_of(front: ServerProcess, model: str) -> str:
+    models = {m["name"]: m for m in front.client.get("/models").json()["models"]}
+    state: str = models[model]["versions"][0]["state"]
+    return state
 
 
 def lines_of(front: ServerProcess, path: str, body: dict[str, Any]) -> list[Any]:
@@ -85,6 +98,11 @@ def test_other_routes_and_several_texts(server, front):
     choices = front.client.post("/v1/completions", json=asked).json()["choices"]
     assert [choice["text"] for choice in choices] == [text + plain] * 2
 
+    inputs = [{"name": "text", "shape": [1], "datatype": "BYTES", "data": [text]}]
+    asked = {"inputs": inputs, "parameters": GREEDY}
+    outputs = front.client.post("/v2/models/far/infer", json=asked).json()["outputs"]
+    assert outputs[0]["data"] == [plain]
+
     asked = {"model": "far", "input": "Say hello.", "temperature": 0, "max_output_tokens": 12}
     here = front.client.post("/v1/responses", json=asked).json()
     there = server.client.post("/v1/responses", json={**asked, "model": "generator"}).json()
@@ -112,38 +130,27 @@ def test_who_leaves_a_stream_leaves_it_at_the_other_server_too(server, front):
     until(lambda: server.unanswered("generator") == 0, "the withdrawal there", 10)
 
 
-def test_a_version_comes_and_goes_with_its_server(front, tmp_path):
-    """The one in the middle is stopped and started again."""
-    port = free_port()
-    middle = in_front_of(tmp_path, front.port, "far", PORT=port)
-    outer = in_front_of(tmp_path, port, "far")
-    try:
-        outer.until_ready()
-        middle.until_ready()
-        assert outer.infer("far", "One, two,", **GREEDY).status_code == 200
-        middle.end()
-        until(lambda: outer.client.get("/health/ready").status_code == 503, "absence", 10)
-        refused = outer.infer("far", "One, two,", **GREEDY)
+def test_a_version_comes_and_goes_with_its_server(server, front, middle_port, tmp_path):
+    assert state_of(front, "away") == "unavailable"
+    far = {"far": There("generate", server.port, "generator")}
+    for _ in range(2):
+        middle = in_front_of(tmp_path, far, PORT=middle_port)
+        try:
+            until(lambda: state_of(front, "away") == "ready", "the return", 30)
+            middle.until_ready()
+            assert front.infer("away", "One, two,", **GREEDY).status_code == 200
+        finally:
+            assert middle.end() == 0
+        until(lambda: state_of(front, "away") == "unavailable", "the absence", 10)
+        refused = front.infer("away", "One, two,", **GREEDY)
         assert refused.status_code == 503 and "cannot be reached" in refused.text
-        shown = outer.client.get("/models").text
-        assert '"unavailable"' in shown and str(port) not in shown and KEY not in shown
-
-        middle = in_front_of(tmp_path, front.port, "far", PORT=port)
-        middle.until_ready()
-        outer.until_ready(10)
-        assert outer.infer("far", "One, two,", **GREEDY).status_code == 200
-    finally:
-        assert (middle.end(), outer.end()) == (0, 0)
+        assert front.client.get("/health/ready").status_code == 200, "others serve"
+        shown = front.client.get("/models").text
+        assert str(middle_port) not in shown + refused.text and KEY not in shown
 
 
-def test_vectors_of_the_other_server(server, tmp_path):
-    server.until_ready()
-    front = in_front_of(tmp_path, server.port, "embedder")
-    try:
-        front.until_ready()
-        asked = {"input": ["a cat", "a dog"]}
-        here = front.client.post("/v1/embeddings", json={**asked, "model": "far"}).json()
-        there = server.client.post("/v1/embeddings", json={**asked, "model": "embedder"}).json()
-        assert here["data"] == there["data"] and here["usage"] == there["usage"]
-    finally:
-        assert front.end() == 0
+def test_vectors_of_the_other_server(server, front):
+    asked = {"input": ["a cat", "a dog"]}
+    here = front.client.post("/v1/embeddings", json={**asked, "model": "vectors"}).json()
+    there = server.client.post("/v1/embeddings", json={**asked, "model": "embedder"}).json()
+    assert here["data"] == there["data"] and here["usage"] == there["usage"]

@@ -2,21 +2,42 @@
 
 import socket
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import yaml
 
 KEY = "sk-of-our-own-4711"
+KEY_VARIABLE = "FAR_KEY"
 
 
-def catalog_over(folder: Path, port: int, task: str = "generate", **options: Any) -> Path:
-    """One model, `far:v1`, which the server at that port answers for."""
-    upstream = {"base_url": f"http://127.0.0.1:{port}/v1", "health_interval_s": 0.2, **options}
+class There(NamedTuple):
+    """A model of another server on this machine."""
+
+    task: str
+    port: int
+    model: str
+
+
+def catalog_over(folder: Path, **models: There) -> Path:
+    """Models by their names here; each other server is asked often how it is."""
     document = {
-        "artefacts": {"there": {"runtime": "upstream", "runtime_options": upstream}},
-        "models": {"far": {"v1": {"task": task, "artefact": "there"}}},
+        "artefacts": {
+            name: {
+                "runtime": "upstream",
+                "runtime_options": {
+                    "base_url": f"http://127.0.0.1:{there.port}/v1",
+                    "model": there.model,
+                    "api_key_env": KEY_VARIABLE,
+                    "health_interval_s": 0.2,
+                },
+            }
+            for name, there in models.items()
+        },
+        "models": {
+            name: {"v1": {"task": there.task, "artefact": name}} for name, there in models.items()
+        },
     }
-    path = folder / f"catalog-{port}-{task}.yaml"
+    path = folder / "catalog.yaml"
     path.write_text(yaml.safe_dump(document), encoding="utf-8")
     return path
 
