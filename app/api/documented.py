@@ -64,9 +64,9 @@ _FAILURES: dict[int, tuple[str, str, str]] = {  # status: what it means, an exam
         "The server failed; its log has the reason under this request id.",
     ),
     503: (
-        "The version is loading, failed or restarting. See Retry-After.",
+        "The version is loading, failed, restarting or unavailable. See Retry-After.",
         "model_unavailable",
-        "The version is loading, failed or restarting.",
+        "The version is loading, failed, restarting or unavailable.",
     ),
     504: (
         "The deadline passed. The work was not run, or stopped.",

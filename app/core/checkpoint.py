@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 from msgspec import Struct, field
 
-Kind = Literal["vectors", "scores", "sequences", "tokens", "tensors"]
+Kind = Literal["vectors", "scores", "sequences", "tokens", "tensors", "remote"]
 """vectors: one vector per row (embedders). scores: one number per label and row (classifiers,
 rerankers). sequences: a text for a text (encoder-decoders). tokens: continuations (decoder LLMs).
-tensors: named arrays in, named arrays out (any graph)."""
+tensors: named arrays in, named arrays out (any graph). remote: whatever another server answers."""
 
 Precision = Literal["int8", "int4", "fp32"]
 """Of the weights; activations are quantised as the runtime does."""

@@ -82,7 +82,7 @@ class TryLater(ServingError):
 
 
 class ModelUnavailable(TryLater):
-    """The version is loading, failed or restarting."""
+    """The version is loading, failed, restarting or unavailable."""
 
     code = "model_unavailable"
 

@@ -1,4 +1,6 @@
-"""The artefacts of a catalog: pinned files by role, or a checkpoint that is prepared first."""
+"""The artefacts of a catalog: pinned files by role, a checkpoint that is prepared first, or another
+server, of which nothing is loaded here.
+"""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -9,10 +11,11 @@ import msgspec
 
 from app.core.checkpoint import Kind, Precision
 from app.core.errors import CannotLoad, ConfigurationError
+from app.core.upstream import UpstreamOptions
 from app.models.catalog_file import Place, check_name, convert
 from app.models.sources import FileSource, PypiSource, parse_checkpoint_source, parse_source
 from app.models.spec import Artefact, Checkpoint, ModelFile
-from app.runtimes.catalogue import PREFERRED, kinds_of
+from app.runtimes.catalogue import PREFERRED, is_remote, kinds_of
 
 _Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 _Positive = Annotated[int, msgspec.Meta(gt=0)]
@@ -66,6 +69,8 @@ def declared_artefact(name: str, raw: Any, wanted: Iterable[Kind], place: Place)
         if asked is None:
             raise place.wrong("no version uses it; remove it, or say its `kind`")
         return checkpoint_artefact(name, given, asked, place)
+    if is_remote(given.runtime):
+        return _remote_artefact(name, given, place)
     if given.runtime is None:
         raise place.inside("runtime").wrong("is required with files")
     loads = _kinds_of(given.runtime, place)
@@ -84,6 +89,18 @@ def declared_artefact(name: str, raw: Any, wanted: Iterable[Kind], place: Place)
             f"{given.runtime} does not load what gives {kind}; it loads {', '.join(loads)}"
         )
     return Loadable(served, given.runtime, kind, given.runtime_options)
+
+
+def _remote_artefact(name: str, given: ArtefactEntry, place: Place) -> Loadable:
+    """Nothing is loaded: another server answers."""
+    if given.files:
+        raise place.inside("files").wrong(f"{given.runtime} loads no files")
+    if given.kind not in (None, "remote"):
+        raise place.inside("kind").wrong(f"{given.runtime} gives remote, not {given.kind}")
+    _refuse_checkpoint_fields(given, place)
+    convert(given.runtime_options, UpstreamOptions, place.inside("runtime_options"))
+    artefact = Artefact(name, license=given.license, origin=given.origin)
+    return Loadable(artefact, given.runtime or "", "remote", given.runtime_options)
 
 
 def checkpoint_artefact(name: str, given: CheckpointFields, kind: Kind, place: Place) -> Loadable:
@@ -129,7 +146,7 @@ def _refuse_checkpoint_fields(given: ArtefactEntry, place: Place) -> None:
     usual = ArtefactEntry()
     for name in ("precision", "max_tokens", "allow_pickle", "accept_parity"):
         if getattr(given, name) != getattr(usual, name):
-            raise place.inside(name).wrong("is for checkpoints with a source, not for files")
+            raise place.inside(name).wrong("is for checkpoints with a source only")
 
 
 def _checkpoint_source(text: str, place: Place) -> str:

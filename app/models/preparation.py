@@ -213,8 +213,8 @@ def _calibration_path(
     spec: ModelSpec, brought: _Brought, library: str, root: Path, settings: Settings
 ) -> str:
     """Keyed by everything that shapes a measurement: files, options, limits, processor."""
-    if task_info(spec.task, spec.kind).shape == "generating":
-        return ""  # the engine batches by itself; there is nothing to choose
+    if task_info(spec.task, spec.kind).shape != "one_shot":
+        return ""  # the engine, or another server, batches by itself; there is nothing to choose
     if spec.kind == "tensors":
         return ""  # what a row costs depends on dimensions that only its callers know
     key = key_of(

@@ -1,10 +1,12 @@
-"""What a runtime must do. Two shapes: one forward pass per row, or one step for all sequences."""
+"""What a runtime must do. Three shapes: one forward pass per row, one step for all sequences, or
+another server that is asked."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from app.core.inference import Generated, Sampling, TokenIds, Tokenizer, Vectors, Written
+from app.core.upstream import Call, UpstreamOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,3 +84,22 @@ class DecodesMany(Protocol):
 
     def decode_many(self, rows: Sequence[Sequence[int]]) -> list[str]:
         """`decode` of each row."""
+
+
+class RemoteRuntime(Protocol):
+    """Another server. Cancelling a call ends it there, too. left_s: time in which it is of use."""
+
+    options: UpstreamOptions
+
+    async def problem(self) -> str:
+        """Why nothing can be asked now, for people; empty where it serves."""
+
+    async def whole(self, call: Call, left_s: float, request_id: str) -> bytes:
+        """The answer. Raises ServingError."""
+
+    def events(self, call: Call, left_s: float, request_id: str) -> AsyncGenerator[bytes, None]:
+        """The data of each event of a call that streams, `[DONE]` among them. Raises ServingError,
+        `KeyRefused` or `Unreachable` where that says something of the server itself."""
+
+    async def close(self) -> None:
+        """Nothing is asked any more."""

@@ -23,6 +23,7 @@ RUNTIMES: dict[str, dict[Kind, str]] = {
         "tokens": "app.runtimes.torch_llm:TorchLlm",
     },
     "openvino_seq2seq": {"sequences": "app.runtimes.openvino_seq2seq:OpenVinoSeq2Seq"},
+    "upstream": {"remote": "app.runtimes.upstream:Upstream"},
 }
 # Who loads a checkpoint when nobody is named: the first that takes its architecture.
 PREFERRED: dict[Kind, tuple[str, ...]] = {
@@ -39,6 +40,11 @@ def kinds_of(runtime: str) -> tuple[Kind, ...]:
     if runtime not in RUNTIMES:
         raise CannotLoad(f"unknown runtime {runtime!r}; known: {', '.join(sorted(RUNTIMES))}")
     return tuple(RUNTIMES[runtime])
+
+
+def is_remote(runtime: str | None) -> bool:
+    """Whether it loads nothing, because another server answers."""
+    return runtime is not None and "remote" in RUNTIMES.get(runtime, {})
 
 
 def runtime_class(name: str, kind: Kind) -> Any:

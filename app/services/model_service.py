@@ -9,11 +9,13 @@ from app.models.registry import Deployment, Registry
 from app.models.spec import Checkpoint
 from app.workers.status import ServingState
 
+SETTLED = (ServingState.READY, ServingState.UNAVAILABLE, ServingState.FAILED)
+
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """ready: every version serves or has been given up, and at least one serves; those that are
-    unloaded, or being loaded by request, count neither way.
+    """ready: every version serves, has been given up or waits for a server behind it, and at least
+    one serves; those that are unloaded, or being loaded by request, count neither way.
 
     started: the first load of every version has ended. stopping: no new work is taken. can_serve:
     a version serves, or none should. troubles: keys of versions that should serve and do not.
@@ -68,7 +70,7 @@ class ModelService:
         states = set(expected.values())
         versions = {deployment.spec.key: _state(deployment) for deployment in self._registry}
         can_serve = ServingState.READY in states or (bool(versions) and not states)
-        settled = states <= {ServingState.READY, ServingState.FAILED}
+        settled = states <= set(SETTLED)
         return Readiness(
             ready=settled and can_serve and not self._is_stopping,
             started=ServingState.LOADING not in states,

@@ -23,6 +23,7 @@ from app.tasks.parameters import (
     RERANK,
     TENSORS,
 )
+from app.tasks.remote_parameters import REMOTE_EMBED, REMOTE_GENERATE, may_differ
 from app.tasks.writing_parameters import SUMMARIZE, TRANSLATE
 
 
@@ -37,7 +38,7 @@ class TaskInfo:
     name: str
     kind: Kind
     model_type: str
-    shape: Literal["one_shot", "generating"]
+    shape: Literal["one_shot", "generating", "remote"]
     implementation: str
     parameters: tuple[Parameter, ...]
     takes: Literal["text", "inputs"] = "text"
@@ -99,6 +100,24 @@ _ALL = (
         chats=True,
         draws=sampling.draws,
     ),
+    TaskInfo(
+        "generate",
+        "remote",
+        "generator",
+        "remote",
+        "app.tasks.remote_generate:RemoteGenerate",
+        REMOTE_GENERATE,
+        chats=True,
+        draws=may_differ,
+    ),
+    TaskInfo(
+        "embed",
+        "remote",
+        "embedder",
+        "remote",
+        "app.tasks.remote_embed:RemoteEmbed",
+        REMOTE_EMBED,
+    ),
 )
 TASKS: dict[tuple[str, Kind], TaskInfo] = {(info.name, info.kind): info for info in _ALL}
 
@@ -116,7 +135,7 @@ def checkpoint_kind(name: str) -> Kind:
     """The kind of artefact that a whole checkpoint becomes for the task: the one that needs no
     further file. Raises CannotLoad for an unknown name.
     """
-    kinds = task_kinds(name)
+    kinds = [kind for kind in task_kinds(name) if kind != "remote"]
     return next((kind for kind in kinds if kind != "vectors"), kinds[0])
 
 

@@ -56,11 +56,10 @@ class Conversations:
         """given: `messages`; maybe `tools`, `tool_choice`, `chat_template_kwargs`.
 
         Raises InvalidRequest."""
-        if unknown := sorted(set(given) - {MESSAGES, TOOLS, CHOICE, OPTIONS}):
-            raise InvalidRequest(f"inputs.{unknown[0][:64]} is unknown; send {MESSAGES} or text")
-        tools = _tools(given)
+        check_fields(given)
+        tools = tools_of(given)
         template = self._template(has_tools=bool(tools))
-        messages = _messages(given.get(MESSAGES), template.knows_developer)
+        messages = messages_of(given, knows_developer=template.knows_developer)
         if tools and not template.knows_tools:
             raise InvalidRequest("tools is not supported: the model's chat template knows no tools")
         return template.render(messages, tools, _options(given.get(OPTIONS), template.names))
@@ -70,7 +69,7 @@ class Conversations:
         choice = given.get(CHOICE)
         if not is_forced(choice):
             return None
-        tools = _tools(given) or []
+        tools = tools_of(given) or []
         return forced_call(choice, tools, self._template(has_tools=bool(tools)))
 
     def _template(self, *, has_tools: bool) -> ChatTemplate:
@@ -89,7 +88,15 @@ def _tokens_of(model: Path) -> Mapping[str, str]:
         return {}
 
 
-def _messages(given: Any, knows_developer: bool) -> list[dict[str, Any]]:
+def check_fields(given: Mapping[str, Any]) -> None:
+    """Raises InvalidRequest for what is no part of a conversation."""
+    if unknown := sorted(set(given) - {MESSAGES, TOOLS, CHOICE, OPTIONS}):
+        raise InvalidRequest(f"inputs.{unknown[0][:64]} is unknown; send {MESSAGES} or text")
+
+
+def messages_of(conversation: Mapping[str, Any], *, knows_developer: bool) -> list[dict[str, Any]]:
+    """Plain texts, and arguments of calls as objects. Raises InvalidRequest."""
+    given = conversation.get(MESSAGES)
     if not isinstance(given, list) or not 1 <= len(given) <= MAX_MESSAGES:
         raise InvalidRequest(f"messages must be a list of 1 to {MAX_MESSAGES} messages")
     return [_message(entry, f"messages.{at}", knows_developer) for at, entry in enumerate(given)]
@@ -160,8 +167,8 @@ def _call(call: Any, where: str) -> dict[str, Any]:
     return {"id": str(call.get("id", "")), "type": "function", "function": named}
 
 
-def _tools(conversation: Mapping[str, Any]) -> list[dict[str, Any]] | None:
-    """Those that may be called."""
+def tools_of(conversation: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+    """Those that may be called, once they are checked. Raises InvalidRequest."""
     given = conversation.get(TOOLS)
     if given is None or given == [] or conversation.get(CHOICE) == "none":
         return None

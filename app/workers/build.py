@@ -1,5 +1,6 @@
 """Builds the loop that a worker runs, from what it was told to load. Slow: reads the weights."""
 
+import asyncio
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from typing import Any, Protocol
 from app.core.clock import MonotonicClock
 from app.core.errors import CannotLoad
 from app.core.tensors import Signature
-from app.runtimes.base import StreamPlan
+from app.runtimes.base import RemoteRuntime, StreamPlan
 from app.runtimes.catalogue import runtime_class
 from app.scheduling.batcher import Batcher
 from app.scheduling.calibrate import DOCUMENTS, TEXTS
@@ -17,11 +18,12 @@ from app.scheduling.engine import StepScheduler
 from app.tasks.base import FitsModel, ReadsModel
 from app.tasks.catalogue import build_task, task_info
 from app.workers.calibration import load_calibrated, uncalibrated
+from app.workers.forwarding import ForwardingLoop
 from app.workers.generating import GeneratingLoop
 from app.workers.lease import LeaseClient
 from app.workers.messages import BatchRan, Load, WireItem
 from app.workers.one_shot import OneShotLoop
-from app.workers.replies import Announce, Reply
+from app.workers.replies import Announce, AnnounceRemote, Reply
 
 MAX_SEQUENCES = 64
 
@@ -55,17 +57,18 @@ class LoadedFacts:
     is used, for people.
 
     refused: versions whose task could not be built, with the reason. signature: of a model that
-    takes tensors.
+    takes tensors. outage: why a server behind it does not serve; empty: it does, or there is none.
     """
 
     max_tokens: int | None
     shown: dict[str, Any]
     refused: dict[str, str]
     signature: dict[str, Any] = field(default_factory=dict)
+    outage: str = ""
 
 
 def build_loop(
-    load: Load, lease: LeaseClient, reply: Reply, announce: Announce, measuring: Measuring
+    load: Load, lease: LeaseClient, reply: Reply, announce: AnnounceRemote, measuring: Measuring
 ) -> tuple[WorkLoop, LoadedFacts]:
     """measuring: holds all threads of the CPU budget while the machine is measured.
 
@@ -76,6 +79,8 @@ def build_loop(
         return _one_shot(load, lease, reply, announce, measuring)
     if shapes == {"generating"}:
         return _generating(load, lease, reply, announce)
+    if shapes == {"remote"}:
+        return _remote(load, reply, announce)
     raise CannotLoad(f"one worker cannot serve tasks of shapes {sorted(shapes)}")
 
 
@@ -149,6 +154,32 @@ def _generating(
         "max_running_tokens": runtime.max_running_tokens,
     }
     return work, LoadedFacts(runtime.tokenizer.max_tokens, shown, refused)
+
+
+def _remote(load: Load, reply: Reply, announce: AnnounceRemote) -> tuple[WorkLoop, LoadedFacts]:
+    tasks, refused = _tasks(load)
+    make = runtime_class(load.runtime, load.kind)
+
+    async def ask_once() -> str:
+        upstream = make(load.files, **load.options)
+        try:
+            problem: str = await upstream.problem()
+            return problem
+        finally:
+            await upstream.close()
+
+    outage = asyncio.run(ask_once())
+    runtime: RemoteRuntime = make(load.files, **load.options)
+    work = ForwardingLoop(
+        runtime=runtime,
+        tasks=tasks,
+        reply=reply,
+        announce=announce,
+        clock=MonotonicClock(),
+        outage=outage,
+    )
+    shown = {"max_concurrent": runtime.options.max_concurrent}
+    return work, LoadedFacts(None, shown, refused, outage=outage)
 
 
 def _tasks(load: Load) -> tuple[dict[str, Any], dict[str, str]]:

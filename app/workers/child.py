@@ -30,14 +30,12 @@ from app.workers.lease import LeaseClient
 from app.workers.messages import (
     Beat,
     Cancel,
-    Ended,
     GrantThreads,
     ItemDone,
     ItemFailed,
     Load,
     Loaded,
     LoadFailed,
-    Pieces,
     RecallThreads,
     Results,
     Started,
@@ -48,6 +46,7 @@ from app.workers.messages import (
     decode_to_worker,
     encode,
 )
+from app.workers.replies import Announcement
 from app.workers.wire import Wire
 
 log = structlog.get_logger()
@@ -98,6 +97,7 @@ class Worker:
                 facts.shown,
                 facts.refused,
                 facts.signature,
+                facts.outage,
             )
         )
         try:
@@ -176,7 +176,7 @@ class Worker:
     def _reply(self, items: Sequence[ItemDone | ItemFailed]) -> None:
         self._send(Results(list(items)))
 
-    def _announce(self, message: Started | Ended | Pieces) -> None:
+    def _announce(self, message: Announcement) -> None:
         if isinstance(message, Started):
             self._wire.send_at_once(encode(message))
         else:

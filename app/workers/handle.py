@@ -23,6 +23,7 @@ from app.workers.messages import (
     Beat,
     Cancel,
     Ended,
+    Health,
     ItemDone,
     ItemFailed,
     Load,
@@ -77,6 +78,8 @@ class Listener(Protocol):
 
     def on_return(self, handle: "WorkerHandle", threads: int) -> None: ...
 
+    def on_health(self, handle: "WorkerHandle") -> None: ...
+
     def on_exit(self, handle: "WorkerHandle") -> None: ...
 
 
@@ -95,6 +98,7 @@ class WorkerHandle:
         self.state = WorkerState.STARTING
         self.exit_reason = ""
         self.has_answered = False
+        self.outage = ""  # why it cannot serve now, though it lives: the latest that it said
         self._load = load
         self._listener = listener
         self._environment = {**environment, **CHILD_ENVIRONMENT}
@@ -263,6 +267,9 @@ class WorkerHandle:
                 self._listener.on_ask(self, threads)
             case ReturnThreads(threads):
                 self._listener.on_return(self, threads)
+            case Health(outage):
+                self.outage = outage
+                self._listener.on_health(self)
             case Beat():
                 self._resident_bytes = message.resident_bytes
                 self._listener.on_beat(self, message)
@@ -275,6 +282,7 @@ class WorkerHandle:
                 assert_never(message)
 
     def _on_loaded(self, message: Loaded) -> None:
+        self.outage = message.outage
         if self.state is WorkerState.STARTING:  # else it was stopped meanwhile
             self.state = move(self.state, WorkerState.READY)
         self._resolve_load(lambda future: future.set_result(message))

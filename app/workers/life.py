@@ -27,7 +27,7 @@ from app.workers.ledger import Verdict
 from app.workers.means import Means, Preparation, Prepare
 from app.workers.messages import Beat, ItemDone, ItemFailed, Load, Started
 from app.workers.processor_time import processor_time_s
-from app.workers.status import ServingState, Status
+from app.workers.status import IN_SERVICE, ServingState, Status
 from app.workers.watchdog import CHECK_S, Watchdog
 
 log = structlog.get_logger()
@@ -143,6 +143,10 @@ class Life:
     def on_return(self, handle: WorkerHandle, threads: int) -> None:
         self._means.cpu.give_back(handle, threads)
 
+    def on_health(self, handle: WorkerHandle) -> None:
+        if self.status.state in IN_SERVICE:
+            self._enter_service(handle)
+
     def on_exit(self, handle: WorkerHandle) -> None:
         self._means.cpu.forget(handle)
         self._metrics.worker_gone(self.name)
@@ -240,16 +244,24 @@ class Life:
     async def _serve(self, handle: WorkerHandle) -> None:
         """From when it has loaded until it has ended, by itself or because it had to be."""
         self._watchdog = Watchdog(self._limits.watch, self._clock.now())
-        self._become(ServingState.READY, "")
+        self._enter_service(handle)
         self._desk.ledger.fail(self._loss_of)  # what was held for versions that it refused
         self._desk.ledger.attach(handle, self._clock.now())
         ended = asyncio.ensure_future(handle.wait())
         while not (await asyncio.wait([ended], timeout=CHECK_S))[0]:
             used_s = processor_time_s(handle.pid)
             reason = self._watchdog.stuck(self._clock.now(), used_s)
-            if reason is not None and self.status.state is ServingState.READY:
+            if reason is not None and self.status.state in IN_SERVICE:
                 self._become(ServingState.STUCK, reason)
                 self._kill(handle, reason)
+
+    def _enter_service(self, handle: WorkerHandle) -> None:
+        """Or leave it, as long as the server behind the worker does not serve."""
+        if handle.outage:
+            log.warning("version_unavailable", worker=self.name, reason=handle.outage)
+            self._become(ServingState.UNAVAILABLE, handle.outage)
+        else:
+            self._become(ServingState.READY, "")
 
     def _kill(self, handle: WorkerHandle, reason: str) -> None:
         self._desk.ledger.detach()

@@ -101,7 +101,7 @@ class Loaded(Struct, frozen=True, tag=True):
 
     max_tokens: None where tokens are not what it takes. refused: versions whose task could not be
     built, with the reason; the others are served. signature: names, types and shapes of a model
-    that takes tensors; empty for any other.
+    that takes tensors; empty for any other. outage: as in `Health`.
     """
 
     load_s: float
@@ -109,6 +109,7 @@ class Loaded(Struct, frozen=True, tag=True):
     calibration: dict[str, Any]
     refused: dict[str, str]
     signature: dict[str, Any] = field(default_factory=dict)
+    outage: str = ""
 
 
 class LoadFailed(Struct, frozen=True, tag=True):
@@ -171,6 +172,12 @@ class Ended(Struct, frozen=True, tag=True):
     run: int
 
 
+class Health(Struct, frozen=True, tag=True):
+    """Whether the server that a worker asks serves now. outage: why it does not; empty: it does."""
+
+    outage: str
+
+
 class BatchRan(Struct, frozen=True):
     """One forward pass. predicted_ms: what the cost model said; 0 where there is none."""
 
@@ -195,7 +202,16 @@ class Beat(Struct, frozen=True, tag=True):
 
 
 ToServer = (
-    Loaded | LoadFailed | Results | Pieces | AskThreads | ReturnThreads | Started | Ended | Beat
+    Loaded
+    | LoadFailed
+    | Results
+    | Pieces
+    | AskThreads
+    | ReturnThreads
+    | Started
+    | Ended
+    | Health
+    | Beat
 )
 
 _encoder = msgpack.Encoder()

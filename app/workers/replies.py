@@ -4,11 +4,15 @@ from collections.abc import Callable, Sequence
 
 from app.core.errors import ServingError
 from app.core.types import Answer
-from app.workers.messages import Ended, ItemDone, ItemFailed, Pieces, Started
+from app.workers.messages import Ended, Health, ItemDone, ItemFailed, Pieces, Started
 
 Reply = Callable[[Sequence[ItemDone | ItemFailed]], None]
 Announce = Callable[[Started | Ended | Pieces], None]
 """Says what runs and what that has written. `Started` has left the process when it returns."""
+
+Announcement = Started | Ended | Pieces | Health
+AnnounceRemote = Callable[[Announcement], None]
+"""The same of what another server runs, and whether that serves."""
 
 
 def failed(item_id: int, error: ServingError) -> ItemFailed:

@@ -19,7 +19,7 @@ from app.workers.ledger import OnPiece
 from app.workers.life import Life
 from app.workers.means import Means, Prepare
 from app.workers.roster import Roster, Wish
-from app.workers.status import ServingState, Status
+from app.workers.status import ServingState, Status, refusal
 
 log = structlog.get_logger()
 
@@ -220,11 +220,7 @@ class Supervisor:
         is_between_two = state in (ServingState.STUCK, ServingState.RESTARTING)
         if state is ServingState.READY or (is_between_two and self.status.load_s is not None):
             return None
-        what = "has failed" if state is ServingState.FAILED else f"is {state}"
-        return ModelUnavailable(
-            f"{version} {what}: {reason}" if reason else f"{version} {what}",
-            retry_after_s=_SERVES_LATER_S if state is ServingState.FAILED else _SERVES_SOON_S,
-        )
+        return refusal(version, state, reason)
 
     def _refuse_while_stopping(self) -> None:
         if self._is_draining or self._is_stopping:
@@ -235,7 +231,8 @@ class Supervisor:
         if not self._roster.wants(version):
             raise Superseded(f"{version} was unloaded by a later order")
         state, _ = self.state_of(version)
-        if state is ServingState.FAILED and (failed := self._loss_of(version)) is not None:
+        has_ended = state in (ServingState.FAILED, ServingState.UNAVAILABLE)
+        if has_ended and (failed := self._loss_of(version)) is not None:
             raise failed
         return state is ServingState.READY
 

@@ -142,6 +142,9 @@ class Lone(WorkerHandle):
     def on_beat(self, handle: WorkerHandle, beat: Beat) -> None:
         self.beats.append(beat)
 
+    def on_health(self, handle: WorkerHandle) -> None:
+        pass
+
     def on_ask(self, handle: WorkerHandle, threads: int) -> None:
         handle.send(GrantThreads(threads))
 

@@ -361,6 +361,54 @@ def test_wrong_checkpoint_is_refused_by_its_place_and_what_is_allowed(write, doc
         load_catalog(write(document))
 
 
+def upstream(artefact=None, *, task="generate", **options):
+    """A version that another server answers for."""
+    given = {"base_url": "http://10.0.0.5:8000/v1", "model": "Qwen/Qwen3-8B", **options}
+    entry = {"runtime": "upstream", "runtime_options": given, **(artefact or {})}
+    return {
+        "artefacts": {"there": entry},
+        "models": {"far": {"v1": {"task": task, "artefact": "there"}}},
+    }
+
+
+@pytest.mark.parametrize("task", ["generate", "embed"])
+def test_another_server_is_an_artefact_without_files(write, task):
+    (spec,) = load_catalog(write(upstream(task=task, api_key_env="FAR_KEY")))
+    assert (spec.runtime, spec.kind, spec.artefact.files) == ("upstream", "remote", ())
+    assert spec.runtime_options["model"] == "Qwen/Qwen3-8B"
+
+
+UPSTREAM_REFUSALS = {
+    "no model": (upstream(model=None), "there.runtime_options.model: .*Expected `str`"),
+    "no scheme": (upstream(base_url="10.0.0.5:8000"), "runtime_options: base_url must be like"),
+    "another scheme": (upstream(base_url="file:///etc"), "base_url must be like"),
+    "a port that is none": (upstream(base_url="http://h:x/v1"), "base_url must be like"),
+    "a key in the address": (upstream(base_url="http://a:b@h/v1"), "must hold no user or key"),
+    "a query": (upstream(base_url="http://h/v1?key=1"), "must end with its path"),
+    "a key in the catalog": (upstream(api_key="sk-1"), "unknown field `api_key`"),
+    "too many at once": (upstream(max_concurrent=0), "runtime_options.max_concurrent: .*>= 1"),
+    "files": (upstream({"files": {"model": FILE}}), "there.files: upstream loads no files"),
+    "a kind": (upstream({"kind": "tokens"}), "there.kind: upstream gives remote, not tokens"),
+    "a precision": (upstream({"precision": "int4"}), "there.precision: is for checkpoints"),
+    "a checkpoint": (
+        upstream({"source": "file://somewhere"}),
+        "there.runtime: upstream does not load what gives tokens; it loads remote",
+    ),
+    "a task that it cannot do": (
+        upstream(task="classify"),
+        "v1.task: task 'classify' needs an artefact that gives vectors or scores, not remote",
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("document", "words"), UPSTREAM_REFUSALS.values(), ids=list(UPSTREAM_REFUSALS)
+)
+def test_wrong_other_server_is_refused_by_its_place(write, document, words):
+    with pytest.raises(ConfigurationError, match=f"(?s){words}"):
+        load_catalog(write(document))
+
+
 def test_hub_profile_serves_the_named_checkpoints_at_pinned_commits():
     specs = {spec.key: spec for spec in load_catalog(profile_path("hub"))}
     assert {key: (spec.task, spec.kind) for key, spec in specs.items()} == {

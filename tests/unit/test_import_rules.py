@@ -56,6 +56,7 @@ LIVES_ONLY_IN: dict[str, set[str]] = {
         {"runtimes", "preparing"},
     ),
     "huggingface_hub": {"models.hub"},
+    "httpx": {"models.hub", "runtimes"},
     "ray": {"workers"},
     "cachetools": {"services.response_cache"},
 }

@@ -38,6 +38,8 @@ class Served:
         ("ready", "loading", False, False),
         ("ready", "restarting", False, True),
         ("ready", "failed", True, True),
+        ("ready", "unavailable", True, True),
+        ("unavailable", "failed", False, True),
         ("failed", "failed", False, True),
         ("stopping", "ready", False, True),
     ],
