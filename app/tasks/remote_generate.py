@@ -7,9 +7,10 @@ import msgspec
 
 from app.core.errors import InvalidRequest
 from app.core.upstream import Call
-from app.tasks.conversation import OPTIONS, TOOLS, check_fields, messages_of, tools_of
+from app.tasks.conversation import CHOICE, OPTIONS, TOOLS, check_fields, messages_of, tools_of
 from app.tasks.remote import Reader, fields_of
 from app.tasks.remote_texts import ChatReader, CompletionReader
+from app.tasks.tool_calls import is_forced
 
 _ANY_OBJECT = {"type": "object"}
 
@@ -50,6 +51,8 @@ def _conversation(given: Mapping[str, Any]) -> dict[str, Any]:
     }
     if tools := tools_of(given):
         said[TOOLS] = tools
+        if is_forced(choice := given.get(CHOICE)):
+            said[CHOICE] = choice
     if options := given.get(OPTIONS):
         if not isinstance(options, dict):
             raise InvalidRequest(f"{OPTIONS} must be an object")

@@ -15,6 +15,7 @@ from app.tasks.remote_generate import RemoteGenerate
 from app.tasks.remote_parameters import REMOTE_EMBED, REMOTE_GENERATE, may_differ
 
 ASKED = [{"role": "user", "content": "Weather?"}]
+NAMED = {"type": "function", "function": {"name": "weather"}}
 CALL = {"function": {"name": "weather", "arguments": '{"at": "</tool_call>"}'}, "id": "x"}
 
 
@@ -79,6 +80,24 @@ def test_a_conversation_goes_as_messages_with_its_tools_and_form():
     assert call.body["tools"] == [tool]
     assert call.body["chat_template_kwargs"] == {"thinking": False}
     assert call.body["response_format"]["json_schema"]["schema"] == schema
+
+
+@pytest.mark.parametrize(
+    ("choice", "sent"),
+    [("auto", None), ("required", "required"), (NAMED, NAMED)],
+    ids=["may", "must", "must call one"],
+)
+def test_a_call_that_is_forced_is_asked_of_the_server_behind(choice, sent):
+    tool = {"type": "function", "function": {"name": "weather"}}
+    call, _ = prepared({"messages": ASKED, "tools": [tool], "tool_choice": choice})
+    assert call.body["tools"] == [tool]
+    assert call.body.get("tool_choice") == sent
+
+
+def test_tools_that_may_not_be_called_are_not_sent():
+    tool = {"type": "function", "function": {"name": "weather"}}
+    call, _ = prepared({"messages": ASKED, "tools": [tool], "tool_choice": "none"})
+    assert "tools" not in call.body and "tool_choice" not in call.body
 
 
 def test_any_object_is_asked_for_as_every_server_knows_it():
