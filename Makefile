@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run hub test test-js test-openapi test-hub test-hub-full check lint types fmt proto eval \
+.PHONY: help run hub test test-slow test-js test-openapi test-hub test-hub-full check lint types fmt proto eval \
 	eval-hub bench bench-hub bench-openai bench-scheduling simulation soak chaos lock clean
 
 help:  ## This list
@@ -22,6 +22,9 @@ run: $(SERVING) .env  ## Serve the models of MODEL_PROFILE on port 8000
 
 test: $(VENV)/.test .env  ## Run the tests
 	$(BIN)/python -m pytest tests/
+
+test-slow: $(VENV)/.test .env  ## What takes long and is like what `make test` does
+	$(BIN)/python -m pytest tests/e2e/test_lives.py -m slow
 
 test-openapi: $(VENV)/.test  ## Ask a server all that its OpenAPI document allows, and what it does not
 	$(BIN)/python -m pytest tests/e2e/test_openapi.py -m slow

@@ -125,7 +125,10 @@ def test_wrong_setting_is_one_line_and_no_worker(tmp_path, settings, words):
     assert words in done.stderr
 
 
-@pytest.mark.parametrize("killed", WORKERS)
+@pytest.mark.parametrize(
+    "killed",
+    ["all-MiniLM-L6-v2", pytest.param("SmolLM2-135M-Instruct", marks=pytest.mark.slow)],
+)
 def test_killed_worker_comes_back_while_the_others_serve(server, killed):
     server.until_ready()
     (other,) = WORKERS.keys() - {killed}

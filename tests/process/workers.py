@@ -214,6 +214,13 @@ class Watched:
             raise AssertionError(f"not {state} {times} times but {seen}") from None
 
 
+def _versions_of(what: object) -> dict[str, bool]:
+    """Those that a worker is to load; all are wanted."""
+    if isinstance(what, Load):
+        return {version.key: True for version in what.versions}
+    return {VERSION: True}
+
+
 class SupervisorBench:
     """Runs supervisors over real children and ends them all."""
 
@@ -242,7 +249,7 @@ class SupervisorBench:
 
         supervisor = Supervisor(
             name,
-            versions or {VERSION: True},
+            versions or _versions_of(what),
             prepare,
             means=Means(
                 WorkerLimits(start_timeout_s, max_crashes, 100, watch, grace_s),
