@@ -17,7 +17,8 @@ refused as poison: it takes nobody with it.
 A streamed item of which a piece was told cannot be run again: it fails when its worker dies.
 
 A death from outside (deaths.py) makes no suspects and repeats a trial: who ran goes to the next
-worker with everything else, up to MOST_OUTSIDE times; then such a death counts like any other.
+worker with everything else, up to MOST_OUTSIDE times, and MOST_CUT_SHORT more on trial; then such a
+death counts like any other.
 """
 
 from collections import deque
@@ -43,6 +44,7 @@ log = structlog.get_logger()
 
 PARTS = 4  # of a group that died; docs/faults.md says why not 2 or 32
 MOST_OUTSIDE = 3  # an item may end its process in the way that people do
+MOST_CUT_SHORT = 4  # trials, in that way
 BROKE_OFF = "the worker stopped while it wrote the answer; ask again"
 MOST_TRIALS = 2  # alone, of an item that no worker was known to run when it died
 
@@ -145,7 +147,7 @@ class Ledger:
             return Verdict()
         if from_outside and not running:
             self._try_again(sent)
-            return Verdict()
+            return Verdict(by_trial=True)
         if len(sent) == 1 and running == {sent[0].item.id}:
             return self._judge(sent[0], was_running=bool(inside))
         self._try_later([owed for owed in sent if owed.item.id not in running], parts=1)
@@ -155,9 +157,10 @@ class Ledger:
     def _is_worn_out(self, item_id: int, trial: Collection[int]) -> bool:
         """It was inside at so many deaths from outside that it may have caused them.
 
-        Of a trial, the deaths that made it a suspect are no proof: it takes one more.
+        Those that made it a suspect are no proof, and a few in a row may still be chance.
         """
-        return self._owed[item_id].outside >= MOST_OUTSIDE + (item_id in trial)
+        most = MOST_OUTSIDE + (MOST_CUT_SHORT if item_id in trial else 0)
+        return self._owed[item_id].outside >= most
 
     def _suspect(self, sent: Sequence[Owed], running: Collection[int]) -> None:
         """Nobody was on trial: who ran is tried, who waited goes to the next worker once."""

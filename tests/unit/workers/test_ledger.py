@@ -119,7 +119,7 @@ def test_kill_from_outside_during_a_trial_repeats_it_and_convicts_nobody():
     bench.crash(suspect)
     for _ in range(3):
         assert list(bench.start().items) == [suspect]
-        assert bench.kill(suspect) == Verdict()
+        assert bench.kill(suspect) == Verdict(by_trial=True)
     assert bench.rest_in_groups() == [[suspect], [behind]]
 
 
@@ -134,7 +134,8 @@ def test_item_that_ends_its_workers_as_people_would_is_refused_in_the_end():
             verdicts.append(bench.kill(*worker.items))
         else:
             bench.answer(mate)
-    assert verdicts == [Verdict()] * 3 + [Verdict(by_trial=True, explained=3)]
+    cut_short = [Verdict(by_trial=True)] * 3
+    assert verdicts == [Verdict()] * 3 + cut_short + [Verdict(by_trial=True, explained=3)]
     assert bench.code(poison) == "poison_input"
     assert bench.rest_in_groups() == [[mate]]
 
@@ -329,7 +330,7 @@ class Owing(RuleBasedStateMachine):
         self.bench.kill(*inside)
         for item_id in before - set(self.open):
             assert self.bench.code(item_id) == "poison_input"
-            assert self.kills[item_id] > 3
+            assert self.kills[item_id] > 6
             assert sent == {item_id} and inside <= {item_id}
 
     @precondition(lambda self: not self.is_up())
