@@ -186,6 +186,7 @@ class Control(RuleBasedStateMachine):
         while self.bench.open:
             self.bench.worker or self.bench.start()
             assert self.bench.worker is not None
+            self.bench.ledger.idle(self.bench.now)  # for who left in the middle of his trial
             self.bench.answer(min(self.bench.worker.items))
             self.roster.settle()
         if self.must_end():
