@@ -261,11 +261,13 @@ async def measure(
     load = Load(server.port, deadline_s, [f"caller-{n}" for n in range(arguments.callers)])
     await load.connect(MOST_CONNECTIONS)
     await load.closed(CALLERS, 1.0)
+    at_peak = Usage(server)
     peak = await load.closed(CALLERS, arguments.seconds)
     report: dict[str, Any] = {
         "deadline_ms": arguments.deadline_ms,
         "server_cpus": sorted(psutil.Process(server.process.pid).cpu_affinity()),
         "peak_per_s": round(peak, 1),
+        "peak_cpus": at_peak.cpus(),
         "memory_mb": [Usage(server).megabytes()],
         "phases": [],
     }

@@ -71,6 +71,7 @@ class Batcher:
         self._gap_s = float("inf")  # smoothed time between arrivals
         self._last_arrival: float | None = None
         self._let_pass: tuple[int, int] | None = None  # the head, when the latest batch lacks it
+        self.is_pressed = False  # the latest batch is another for rows that waited for long
         self.ms_per_token: float | None = None  # of real tokens, in the latest batches
 
     def note_arrivals(self, count: int, now: float) -> None:
@@ -107,6 +108,7 @@ class Batcher:
             patient = [row for row in company if not queue.is_of_few(row)]
             company = [row for row in company if queue.is_of_few(row)]
         batch = self._best_run(company, max_rows, now)
+        self.is_pressed = False
         batch = self._with_urgent(batch, company, queue, max_rows, now)
         self._let_pass = None if head in batch else head.key
         if len(batch) < max_rows:
@@ -195,6 +197,7 @@ class Batcher:
         kept = {row.key for row in core}
         if kept <= {row.key for row in batch}:
             return batch
+        self.is_pressed = any(_has_waited(row, now) for row in urgent if row.key in kept)
         rest = [row for row in (*batch, *company) if row.key not in kept]
         return self._filled(core, rest, max_rows, now, inf)
 
@@ -272,3 +275,8 @@ class Batcher:
 def _slack_ms(row: Row, now: float) -> float:
     """Until it should be done."""
     return inf if row.aim is None else (row.aim - now) * 1000
+
+
+def _has_waited(row: Row, now: float) -> bool:
+    """For most of its time; who came with little of it is urgent from the first moment."""
+    return row.deadline is not None and now - row.arrived > (row.deadline - row.arrived) / 2

@@ -38,9 +38,9 @@ class Desk:
         self._on_settled = on_settled
         self._ids = count(1)
 
-    def note_backlog(self, ms: float) -> None:
-        """The worker predicts that what it holds takes so long."""
-        self._admission.note_backlog(ms)
+    def note_backlog(self, ms: float, pressed: float) -> None:
+        """The worker predicts that what it holds takes so long; see `Admission.note_backlog`."""
+        self._admission.note_backlog(ms, pressed)
 
     @property
     def unanswered(self) -> int:

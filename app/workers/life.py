@@ -125,7 +125,8 @@ class Life:
             self.status, resident_bytes=beat.resident_bytes, waiting_rows=beat.waiting
         )
         if beat.backlog_ms is not None:
-            self._desk.note_backlog(beat.backlog_ms)
+            pressed = sum(batch.is_pressed for batch in beat.batches)
+            self._desk.note_backlog(beat.backlog_ms, pressed / max(1, len(beat.batches)))
         self._metrics.worker_beat(self.name, beat.waiting, beat.resident_bytes)
         for batch in beat.batches:
             self._metrics.batch_ran(

@@ -179,13 +179,15 @@ class Health(Struct, frozen=True, tag=True):
 
 
 class BatchRan(Struct, frozen=True):
-    """One forward pass. predicted_ms: what the cost model said; 0 where there is none."""
+    """One forward pass. predicted_ms: what the cost model said; 0 where there is none. is_pressed:
+    it was not the best one, for the sake of rows that had waited for most of their time."""
 
     rows: int
     real_tokens: int
     padded_tokens: int
     ms: float
     predicted_ms: float
+    is_pressed: bool = False
 
 
 class Beat(Struct, frozen=True, tag=True):

@@ -160,19 +160,19 @@ class OneShotLoop:
         """Run what the batcher chooses; returns until when to wait if it would rather wait."""
         now = self._clock.now()
         self._choosing -= 1
-        chosen = self._next_rerun(now)
+        chosen, is_pressed = self._next_rerun(now), False
         if not chosen:
             self._drop_expired(now)
             found = self._batcher.choose(self._queue, now, self._idle_streams)
             if isinstance(found, Hold):
                 return found.until
-            chosen = found or []
+            chosen, is_pressed = found or [], self._batcher.is_pressed
             self._queue.take(chosen)
         if chosen:
             self._wake.set()  # others may be waiting for what is left
             self._idle_streams -= 1
             try:
-                await self._run_batch(chosen, threads)
+                await self._run_batch(chosen, threads, is_pressed)
             finally:
                 self._idle_streams += 1
         return None
@@ -183,7 +183,9 @@ class OneShotLoop:
         self._fail(late, DeadlineExceeded())
         return self._reruns.popleft() if self._reruns else []
 
-    async def _run_batch(self, batch: Sequence[Row], threads: ThreadPoolExecutor) -> None:
+    async def _run_batch(
+        self, batch: Sequence[Row], threads: ThreadPoolExecutor, is_pressed: bool
+    ) -> None:
         rows: list[Any] = []
         settings: list[Any] = []
         started = self._clock.now()
@@ -202,7 +204,7 @@ class OneShotLoop:
         except Exception as error:
             self._part(batch, error)
         else:
-            self._book(batch, outputs, (self._clock.now() - started) * 1000)
+            self._book(batch, outputs, (self._clock.now() - started) * 1000, is_pressed)
         finally:
             self._announce(Ended(run))
 
@@ -225,11 +227,14 @@ class OneShotLoop:
             )
             self._fail([item_id], ServingError())
 
-    def _book(self, batch: Sequence[Row], outputs: Sequence[Any] | Vectors, ms: float) -> None:
+    def _book(
+        self, batch: Sequence[Row], outputs: Sequence[Any] | Vectors, ms: float, is_pressed: bool
+    ) -> None:
         longest = max(row.tokens for row in batch)
         real = sum(row.tokens for row in batch)
         predicted = self._batcher.note_ran(len(batch), longest, real, ms)
-        self._batches.append(BatchRan(len(batch), real, longest * len(batch), ms, predicted))
+        padded = longest * len(batch)
+        self._batches.append(BatchRan(len(batch), real, padded, ms, predicted, is_pressed))
         complete: list[Pending] = []
         now = self._clock.now()
         for row, output in zip(batch, outputs, strict=True):

@@ -214,3 +214,44 @@ def test_classes_have_a_slack_of_their_own_that_falls_when_all_are_in_time():
     for tick in range(1000, 2000):
         admission.note_end(tick / 100, is_late=False)
     assert LEAST_SLACK < admission.slack(Priority.NORMAL) < risen
+
+
+def test_beside_others_who_keep_coming_a_caller_is_told_of_turns_that_are_not_there_yet():
+    """Everybody has one input waiting, and sends the next as soon as it is answered; who has
+    three waits for three rounds, not for one and a half."""
+    callers = [Asker(f"caller {number}") for number in range(10)]
+    admission = busy(*((caller, 1) for caller in callers), (ANN, 2))
+    for second in range(1, 6):
+        for caller in callers:
+            for _ in range(10):  # together all of the worker's time
+                admission.release(float(second), caller, 1)
+                admission.acquire(caller, 1)
+    assert not takes(admission, ANN, timeout_ms=1.2 * 3 * 11 * WORK_MS)
+    assert takes(admission, ANN, timeout_ms=1.3 * 3 * 11 * WORK_MS)
+
+
+def test_others_who_come_now_and_then_slow_a_heavy_caller_by_what_they_use():
+    admission = busy((ANN, 900), *((Asker(f"caller {number}"), 1) for number in range(9)))
+    for tenth in range(1, 60):
+        caller = Asker(f"caller {tenth % 9}")
+        admission.release(tenth / 10, caller, 2)  # a fifth of the worker's time
+        admission.acquire(caller, 2)
+    alone_ms = 900 * WORK_MS
+    assert not takes(admission, ANN, timeout_ms=1.2 * 1.1 * alone_ms)
+    assert takes(admission, ANN, timeout_ms=1.2 * 1.4 * alone_ms)
+
+
+def test_predictions_grow_while_batches_are_formed_for_who_waited_too_long():
+    admission = busy((ANN, 100))
+    before = admission.slack(Priority.NORMAL)
+    admission.note_backlog(1000.0, pressed=1.0)
+    assert admission.slack(Priority.NORMAL) == before  # nobody was taken near his deadline
+
+    admission.note_end(0.1, is_late=False)
+    for _ in range(3):
+        admission.note_backlog(1000.0, pressed=0.05)
+    assert admission.slack(Priority.NORMAL) == before
+    for _ in range(3):
+        admission.note_backlog(1000.0, pressed=0.5)
+    assert admission.slack(Priority.NORMAL) == pytest.approx(before * 1.15**3)
+    assert admission.slack(Priority.INTERACTIVE) == before

@@ -508,3 +508,19 @@ class QueueAndBatcher(RuleBasedStateMachine):
 
 TestQueueAndBatcher = QueueAndBatcher.TestCase
 TestQueueAndBatcher.settings = settings(max_examples=100, stateful_step_count=40)
+
+
+def test_it_says_when_a_batch_is_another_for_who_waited_too_long():
+    """Of like length would be better company for the head than who has to go now."""
+    cost = CostModel(fixed_ms=1.0, per_token_ms=1.0, per_pair_ms=0.0)
+
+    def is_pressed(arrived: float) -> bool:
+        queue, chooser = RowQueue(), batcher(cost, rows=2, tokens=100, hold_s=0.0)
+        queue.add(Row(i, 0, 20, 0.0, deadline=1000.0) for i in range(4))
+        queue.add([Row(9, 0, 3, arrived, deadline=0.1)])
+        chosen = items(chooser.choose(queue, 0.0))
+        assert 9 in chosen
+        return chooser.is_pressed
+
+    assert is_pressed(arrived=-10.0)
+    assert not is_pressed(arrived=-0.001)
