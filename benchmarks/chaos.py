@@ -162,10 +162,12 @@ async def strike(
         blow = Blow(kind, worker, time.monotonic())
         seen = len(server.events)
         match kind:
-            case "kill":
-                os.kill(server.worker_pids()[worker], signal.SIGKILL)
-            case "stop":
-                os.kill(server.worker_pids()[worker], signal.SIGSTOP)
+            case "kill" | "stop":
+                pid = server.worker_pids()[worker]
+                try:
+                    os.kill(pid, signal.SIGKILL if kind == "kill" else signal.SIGSTOP)
+                except ProcessLookupError:  # the server ended it in this moment
+                    continue
             case _:
                 word = KILLS if kind == "poison" else HANGS
                 # Several sentences: of one alone, a summary is made without looking at it.
