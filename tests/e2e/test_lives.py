@@ -157,7 +157,8 @@ def test_killed_worker_comes_back_while_the_others_serve(server, killed):
     until(lambda: not server.client.get("/health/ready").is_success, "the loss", 5)
 
     client = ThreadPoolExecutor(1)
-    held = client.submit(server.infer, WORKERS[killed], "Hello")
+    patient = {"X-Request-Timeout-Ms": "55000"}  # the client's own limit is 60 s
+    held = client.submit(server.infer, WORKERS[killed], "Hello", headers=patient)
     while not server.client.get("/health/ready").is_success:
         assert server.infer(WORKERS[other], "Hello there").status_code == 200
         assert time.monotonic() - died < READY_S
