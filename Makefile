@@ -20,8 +20,12 @@ SERVING := $(VENV)/.$(if $(filter hub,$(MODEL_PROFILE)),hub,serve)
 run: $(SERVING) .env  ## Serve the models of MODEL_PROFILE on port 8000
 	$(BIN)/python -m app.main
 
+# One process computes, the others mostly wait (tests/spreading.py); pytest alone uses one. A process
+# that ends early is one failure: a new one would run the same test again.
+SPREAD := --numprocesses 3 --max-worker-restart 0
+
 test: $(VENV)/.test .env  ## Run the tests
-	$(BIN)/python -m pytest tests/
+	$(BIN)/python -m pytest tests/ $(SPREAD)
 
 test-slow: $(VENV)/.test .env  ## What takes long and is like what `make test` does
 	$(BIN)/python -m pytest tests/e2e/test_lives.py -m slow

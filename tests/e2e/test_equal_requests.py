@@ -11,7 +11,7 @@ from tests.e2e.serving import ServerProcess, catalog_with_caches
 from tests.processes import until
 
 PROMPT = "The old lighthouse keeper climbed the stairs and"
-LONG = {"temperature": 0, "max_new_tokens": 400, "min_new_tokens": 400}
+LONG = {"temperature": 0, "max_new_tokens": 250, "min_new_tokens": 250}
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import httpx
 import psutil
@@ -14,6 +15,7 @@ from tests.e2e.serving import COMMAND, ENDS_S, READY_S, environment
 from tests.processes import living, until
 
 WORKERS = {"all-MiniLM-L6-v2": "sentiment", "SmolLM2-135M-Instruct": "generator"}
+COUNTED = "1, 2, 3, 4, 5, 6,"
 GONE = (httpx.ConnectError, httpx.ReadError, httpx.RemoteProtocolError)
 
 
@@ -28,29 +30,45 @@ def refuses(server):
 
 def begin_story(threads, server, tokens):
     """A generation that takes seconds, and is inside the worker when this returns."""
-    story = {"max_new_tokens": tokens, "temperature": 0}
-    running = threads.submit(server.infer, "generator", "1, 2, 3, 4, 5, 6,", **story)
-    until(lambda: server.unanswered("generator") == 1, "the submission", 10)
+    before = server.unanswered("generator")
+    running = threads.submit(server.infer, "generator", COUNTED, **story_of(tokens))
+    until(lambda: server.unanswered("generator") == before + 1, "the submission", 10)
     return running
+
+
+@contextmanager
+def begun_stream(server, tokens):
+    """The lines of a stream; the first have come, and the others are still to be written."""
+    body = {"model": "generator", "text": COUNTED, "stream": True, "parameters": story_of(tokens)}
+    with server.client.stream("POST", "/infer", json=body) as response:
+        lines = response.iter_lines()
+        assert next(lines) == "event: piece"
+        yield lines
+
+
+def story_of(tokens):
+    return {"max_new_tokens": tokens, "temperature": 0}
 
 
 def workers_of(server):
     return psutil.Process(server.process.pid).children(recursive=True)
 
 
-def test_stop_finishes_what_runs_and_leaves_no_process(start_server):
-    server = start_server(SHUTDOWN_GRACE_S=30)
+def test_stop_finishes_what_runs_streams_too_and_leaves_no_process(start_server):
+    server = start_server(SHUTDOWN_GRACE_S=60)
     server.until_ready()
     workers = workers_of(server)
     assert len(workers) == len(WORKERS)
-    with ThreadPoolExecutor() as threads:
-        running = begin_story(threads, server, tokens=300)
+    with ThreadPoolExecutor() as threads, begun_stream(server, tokens=200) as lines:
+        running = begin_story(threads, server, tokens=200)
         server.tell_all(signal.SIGTERM)
         until(lambda: refuses(server), "the refusal of new work", 5)
         assert not running.done(), "the generation was too short to prove anything"
+        *_, last_event = (line for line in lines if line.startswith("event: "))
         answer = running.result(ENDS_S)
+    assert last_event == "event: done"
     assert answer.status_code == 200, answer.text
-    assert answer.json()["metadata"]["usage"]["output_tokens"] == 300
+    assert answer.json()["metadata"]["usage"]["output_tokens"] == 200
     assert server.wait() == 0
     assert [worker for worker in workers if living(worker.pid)] == []
     assert server.other_lines == []
@@ -139,7 +157,8 @@ def test_killed_worker_comes_back_while_the_others_serve(server, killed):
     until(lambda: not server.client.get("/health/ready").is_success, "the loss", 5)
 
     client = ThreadPoolExecutor(1)
-    held = client.submit(server.infer, WORKERS[killed], "Hello")
+    patient = {"X-Request-Timeout-Ms": "55000"}  # the client's own limit is 60 s
+    held = client.submit(server.infer, WORKERS[killed], "Hello", headers=patient)
     while not server.client.get("/health/ready").is_success:
         assert server.infer(WORKERS[other], "Hello there").status_code == 200
         assert time.monotonic() - died < READY_S

@@ -1,12 +1,11 @@
 """Tests that need torch, transformers and the exporters; without them the folder is left out."""
 
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-NEEDS = ("torch", "transformers", "optimum", "nncf")
-MISSING = [name for name in NEEDS if find_spec(name) is None]
+from tests.hub.needs import MISSING
+
 TIMEOUT_S = 300  # the exporters take five seconds to import, and the machine may be busy
 NOISE = (
     # What the libraries say to each other's developers, not to us.
@@ -25,10 +24,3 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(TIMEOUT_S), append=False)
             for pattern in NOISE:
                 item.add_marker(pytest.mark.filterwarnings(pattern))
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if MISSING:
-        terminalreporter.write_line(
-            f"tests/hub left out: {', '.join(MISSING)} not installed (make test-hub installs them)"
-        )

@@ -179,7 +179,7 @@ async def test_stop_does_not_wait_for_one_who_ignores_sigterm(bench, monkeypatch
     monkeypatch.setattr(handle_module, "KILL_AFTER_S", 0.3)
     worker = await bench.started("IgnoresSigterm")
     hanging = asyncio.create_task(ask(worker, "sin"))
-    await eventually(lambda: worker.owed == 1, "the submission")
+    await eventually(lambda: bool(worker.runs), "the run")
     await asyncio.wait_for(worker.stop(), 5)
     assert worker.exit_reason == "was ended by SIGKILL"
     assert isinstance(error_of(await hanging), WorkerLost)

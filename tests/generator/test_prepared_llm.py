@@ -5,12 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from app.core.config import load_settings
 from app.core.errors import CannotLoad
 from app.core.inference import Sampling
-from app.models.catalog import load_catalog, profile_path
-from app.models.progress import LogProgress
-from app.models.store import ModelStore, fetch_all
 from app.runtimes.base import StreamPlan
 from app.runtimes.openvino_paged import OpenVinoLlm
 from app.runtimes.openvino_llm_files import PREPARED_FILES
@@ -18,16 +14,9 @@ from app.runtimes.openvino_llm_files import PREPARED_FILES
 pytestmark = pytest.mark.timeout(180)
 
 
-@pytest.fixture(scope="module")
-def model() -> str:
-    spec = next(s for s in load_catalog(profile_path("embedded")) if s.name == "generator")
-    (path,) = fetch_all([spec], ModelStore(load_settings().model_store, LogProgress())).values()
-    return str(path)
-
-
-def continuation(model: str, prepared: Path | None) -> str:
+def continuation(generator_file: str, prepared: Path | None) -> str:
     runtime = OpenVinoLlm(
-        {"model": model}, plan=StreamPlan(1, 2), prepared=prepared, max_tokens=512
+        {"model": generator_file}, plan=StreamPlan(1, 2), prepared=prepared, max_tokens=512
     )
     (prompt,) = runtime.tokenizer.encode(["The future of AI is"])
     runtime.add(1, prompt, Sampling(max_new_tokens=12))
@@ -37,27 +26,29 @@ def continuation(model: str, prepared: Path | None) -> str:
 
 
 def test_a_prepared_model_says_what_its_file_says_and_a_damaged_one_is_made_again(
-    tmp_path: Path, model: str
+    tmp_path: Path, generator_file: str
 ) -> None:
     prepared = tmp_path / "store" / "prepared"
     abandoned = prepared.parent / "unfinished-long-ago"
     abandoned.mkdir(parents=True)
     os.utime(abandoned, (0, 0))
 
-    from_file = continuation(model, prepared)
+    from_file = continuation(generator_file, prepared)
     assert {path.name for path in prepared.iterdir()} >= set(PREPARED_FILES)
     assert [path.name for path in prepared.parent.iterdir()] == ["prepared"]
-    assert continuation(model, prepared) == from_file
+    assert continuation(generator_file, prepared) == from_file
 
     (prepared / "openvino_model.xml").write_text("<net")
-    assert continuation(model, prepared) == from_file
+    assert continuation(generator_file, prepared) == from_file
     assert (prepared / "openvino_model.xml").stat().st_size > 10_000
 
 
-def test_a_store_that_cannot_be_written_costs_no_more_than_time(tmp_path: Path, model: str) -> None:
+def test_a_store_that_cannot_be_written_costs_no_more_than_time(
+    tmp_path: Path, generator_file: str
+) -> None:
     (tmp_path / "file").write_text("not a folder")
 
-    assert continuation(model, tmp_path / "file" / "prepared")
+    assert continuation(generator_file, tmp_path / "file" / "prepared")
 
 
 def test_a_file_that_is_no_model_is_refused_by_name(tmp_path: Path) -> None:

@@ -5,12 +5,7 @@ from typing import Any
 
 import pytest
 
-from app.core.config import load_settings
 from app.core.inference import Generated, Sampling
-from app.models.catalog import load_catalog, profile_path
-from app.models.progress import LogProgress
-from app.models.store import ModelStore, fetch_all
-from app.runtimes.base import StreamPlan
 from app.runtimes.openvino_paged import OpenVinoLlm
 from app.runtimes.openvino_llm_files import CHUNK_TOKENS
 
@@ -19,14 +14,6 @@ pytestmark = pytest.mark.timeout(180)
 GREEDY = Sampling(max_new_tokens=12)
 # 256 and 257 leave a single token to a second piece, alone or beside others.
 LENGTHS = [257, 5, 300, 1, 256, 33, 700, 2, 509, 100, 255, 64, 514, 16]
-
-
-@pytest.fixture(scope="module")
-def runtime() -> OpenVinoLlm:
-    spec = next(s for s in load_catalog(profile_path("embedded")) if s.name == "generator")
-    store = ModelStore(load_settings().model_store, LogProgress())
-    (path,) = fetch_all([spec], store).values()
-    return OpenVinoLlm({"model": str(path)}, plan=StreamPlan(1, 2), max_tokens=2048)
 
 
 @pytest.fixture(scope="module")

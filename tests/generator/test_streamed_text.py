@@ -6,12 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.core.config import load_settings
 from app.core.inference import Generated, Sampling
-from app.models.catalog import load_catalog, profile_path
-from app.models.progress import LogProgress
-from app.models.store import ModelStore, fetch_all
-from app.runtimes.base import StreamPlan
 from app.runtimes.openvino_paged import OpenVinoLlm
 from app.tasks.detokenise import TextStream, reader_of
 
@@ -19,14 +14,6 @@ pytestmark = pytest.mark.timeout(180)
 
 VOCABULARY = 49152
 TEXTS = st.text(alphabet=st.sampled_from("a b.é日本語😀👩\u200d👧🏽\n"), min_size=1, max_size=20)
-
-
-@pytest.fixture(scope="module")
-def runtime() -> OpenVinoLlm:
-    spec = next(s for s in load_catalog(profile_path("embedded")) if s.name == "generator")
-    store = ModelStore(load_settings().model_store, LogProgress())
-    (path,) = fetch_all([spec], store).values()
-    return OpenVinoLlm({"model": str(path)}, plan=StreamPlan(1, 2), max_tokens=2048)
 
 
 def written(

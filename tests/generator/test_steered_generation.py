@@ -9,14 +9,9 @@ from typing import Any
 
 import pytest
 
-from app.core.config import load_settings
 from app.core.errors import InvalidRequest
 from app.core.inference import Generated, Sampling
 from app.core.parameters import resolve
-from app.models.catalog import load_catalog, profile_path
-from app.models.progress import LogProgress
-from app.models.store import ModelStore, fetch_all
-from app.runtimes.base import StreamPlan
 from app.runtimes.openvino_paged import OpenVinoLlm
 from app.tasks.generate import Generate
 from app.tasks.parameters import GENERATE
@@ -24,14 +19,6 @@ from app.tasks.parameters import GENERATE
 pytestmark = pytest.mark.timeout(240)
 
 NEIGHBOURS = 31
-
-
-@pytest.fixture(scope="module")
-def runtime() -> OpenVinoLlm:
-    spec = next(s for s in load_catalog(profile_path("embedded")) if s.name == "generator")
-    store = ModelStore(load_settings().model_store, LogProgress())
-    (path,) = fetch_all([spec], store).values()
-    return OpenVinoLlm({"model": str(path)}, plan=StreamPlan(1, 2), max_tokens=2048)
 
 
 def prompts(runtime: OpenVinoLlm, count: int) -> list[list[int]]:
