@@ -178,6 +178,12 @@ async def test_equal_streams_are_not_shared_and_not_kept():
     assert len(bench.smollm.submitted) == 2
 
 
+def test_a_piece_that_is_too_large_by_itself_has_no_room_even_where_nothing_waits():
+    buffer = PieceBuffer()
+    assert not buffer.put(Piece("x" * (MOST_HELD_BYTES + 1), 1))
+    assert buffer.put(Piece("x" * MOST_HELD_BYTES, 1))
+
+
 def test_buffer_counts_bytes_and_not_characters():
     buffer = PieceBuffer()
 
