@@ -64,10 +64,10 @@ async def streamed(
     async def events() -> AsyncIterator[Piece | InferenceResult]:
         for number, piece in enumerate(pieces):
             assert buffer.put(piece)
-            if number % 2 and (waiting := await buffer.take()) is not None:
+            if number % 2 and isinstance(waiting := await buffer.take(), Piece):
                 yield waiting
         buffer.close()
-        while (waiting := await buffer.take()) is not None:
+        while isinstance(waiting := await buffer.take(), Piece):
             yield waiting
         yield InferenceResult(Done(answer), "generator:v1", "generator", 1.0)
 
