@@ -67,15 +67,19 @@ async def chunks(events: Events, writer: Writer) -> AsyncIterator[Chunk | Broken
 class _Choice:
     """One text. held: what came of it and is not shown; shown: characters that are. told: entries
     of logprobs that came; logprobs: those that are not shown. offset: where the next token begins.
+    texts: all that came.
     """
 
     offset: int = 0
+    texts: list[str] = field(default_factory=list)
+    has_ended: bool = False
     held: str = ""
     shown: int = 0
     told: int = 0
     logprobs: list[dict[str, Any]] = field(default_factory=list)
 
     def take(self, piece: Piece) -> None:
+        self.texts.append(piece.text)
         self.held += piece.text
         for packed in piece.logprobs:
             self.note(unpack_logprobs(packed))
@@ -113,13 +117,18 @@ class _ChunkWriter:
         at = piece.request * self._asked.choices_each + piece.index
         choice = self._choice(at)
         choice.take(piece)
-        if text := choice.show(self._settled(choice.held)):
+        if piece.finish_reason is not None:
+            choice.has_ended = True
+            yield from self._last(at, choice, "".join(choice.texts), piece.finish_reason)
+        elif text := choice.show(self._settled(choice.held)):
             yield from self._say(at, choice, text)
 
     def finish(self, request: int, answer: Answer) -> Iterator[Chunk]:
         first = request * self._asked.choices_each
         for at, (text, reason, told) in enumerate(texts_of_answer(answer), first):
             choice = self._choice(at)
+            if choice.has_ended:
+                continue
             choice.note((told or [])[choice.told :])
             yield from self._last(at, choice, text, reason)
 

@@ -24,6 +24,7 @@ class _Waiting:
     tokens: int = 0
     logprobs: list[bytes] = field(default_factory=list)
     size: int = 0
+    finish_reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,7 @@ class PieceBuffer:
         waiting.tokens += piece.tokens
         waiting.logprobs += piece.logprobs
         waiting.size += size
+        waiting.finish_reason = piece.finish_reason
         self._bytes += size
         self._news.set()
         return True
@@ -97,7 +99,7 @@ class PieceBuffer:
         waiting = self._waiting.pop(place)
         self._bytes -= waiting.size
         text, logprobs = "".join(waiting.texts), tuple(waiting.logprobs)
-        return Piece(text, waiting.tokens, index, logprobs, request)
+        return Piece(text, waiting.tokens, index, logprobs, request, waiting.finish_reason)
 
 
 def whole(value: Any, tokens: int, request: int = 0) -> list[Piece]:
