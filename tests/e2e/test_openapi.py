@@ -34,6 +34,8 @@ def findings(server: ServerProcess, folder: Path, *options: str) -> str:
         command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=MANY_S
     )
     assert " generated" in done.stdout, done.stdout + done.stderr
+    told = [line.strip() for line in done.stdout.splitlines()]
+    print(*(line for line in told if line.startswith("Seed:") or " generated" in line), sep="\n")
     if done.returncode == 0:
         return ""
     return "\n".join(line[:LINE_CHARS] for line in done.stdout.splitlines())[-20_000:]
