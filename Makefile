@@ -31,7 +31,7 @@ test-slow: $(VENV)/.test .env  ## What takes long and is like what `make test` d
 	$(BIN)/python -m pytest tests/e2e/test_lives.py -m slow
 
 test-openapi: $(VENV)/.test  ## Ask a server all that its OpenAPI document allows, and what it does not
-	$(BIN)/python -m pytest tests/e2e/test_openapi.py -m slow
+	$(BIN)/python -m pytest tests/e2e/test_openapi.py -m slow --capture=no
 
 hub: $(VENV)/.hub  ## Install what it takes to prepare checkpoints from a hub
 

@@ -75,6 +75,8 @@ _FAILURES: dict[int, tuple[str, str, str]] = {  # status: what it means, an exam
     ),
 }
 
+_ANYWHERE = (421, 431)  # told before it is known what was asked for; probes answer to any name
+
 _RETRY_AFTER = {
     "Retry-After": {
         "description": "Seconds until another try may succeed.",
@@ -90,10 +92,12 @@ def documented(
     body: type[BaseModel] | None = None,
     other: Responses | None = None,
     streams: Payloads | None = None,
+    is_probe: bool = False,
 ) -> dict[str, Any]:
     """Arguments of a route. One with a body can fail in all the ways of inference.
 
-    streams: what the events hold that may come in place of the answer.
+    streams: what the events hold that may come in place of the answer. is_probe: any host's name
+    will do.
     """
     responses: Responses = {
         200: {"model": answer, "description": "Done."},
@@ -102,6 +106,8 @@ def documented(
     if streams is not None:
         responses[200]["content"] = event_stream(streams)
     extra: dict[str, Any] = {"parameters": [REQUEST_ID]}
+    failures = _anywhere(is_probe) if body is None else _FAILURES
+    responses.update({status: _failure(status) for status in failures})
     if body is not None:
         extra["parameters"] = INFERENCE
         schema = {"$ref": REF.format(model=body.__name__)}
@@ -109,7 +115,6 @@ def documented(
             "required": True,
             "content": {"application/json": {"schema": schema}},
         }
-        responses.update({status: _failure(status) for status in _FAILURES})
     return {
         "response_model": None,
         "responses": responses,
@@ -118,7 +123,7 @@ def documented(
 
 
 _RAW = {"type": "string", "format": "binary"}
-_V2_FAILURES = (400, 404, 413, 415, 429, 500, 503, 504)
+_V2_FAILURES = (400, 404, 408, 413, 415, 429, 500, 503, 504)
 _V2_WORDS = {
     400: "Not strict JSON, or a field is wrong, missing, unknown or out of bounds.",
     403: "MODEL_CONTROL does not allow it.",
@@ -132,6 +137,7 @@ def documented_v2(
     body: type[BaseModel] | None = None,
     failures: tuple[int, ...] = (),
     unready: type[BaseModel] | None = None,
+    is_probe: bool = False,
 ) -> dict[str, Any]:
     """The same for a route of the Open Inference Protocol, whose failures have a shape of their
     own. unready: what 503 answers. A body may be left out, but for tensors."""
@@ -139,9 +145,10 @@ def documented_v2(
     responses: Responses = {200: {"description": "Done.", "model": answer}}
     if takes_tensors:
         responses[200]["content"] = {"application/octet-stream": {"schema": _RAW}}
-    for status in sorted({*failures, *(_V2_FAILURES if body is not None else ())}):
+    failures = (*failures, *_anywhere(is_probe), *(_V2_FAILURES if body is not None else ()))
+    for status in sorted(set(failures)):
         words = _V2_WORDS.get(status) or _FAILURES[status][0]
-        responses[status] = {"model": V2Error, "description": words}
+        responses[status] = {"model": V2Error, "description": words, **_headers(status)}
     if unready is not None:
         responses[503] = {"model": unready, "description": "Not now."}
     extra: dict[str, Any] = {"parameters": [REQUEST_ID]}
@@ -168,4 +175,12 @@ def _failure(status: int) -> dict[str, Any]:
         "description": description,
         "content": {"application/json": {"example": example}},
     }
-    return {**shown, "headers": _RETRY_AFTER} if status in (429, 503) else shown
+    return {**shown, **_headers(status)}
+
+
+def _headers(status: int) -> dict[str, Any]:
+    return {"headers": _RETRY_AFTER} if status in (429, 503) else {}
+
+
+def _anywhere(is_probe: bool) -> tuple[int, ...]:
+    return tuple(status for status in _ANYWHERE if not (is_probe and status == 421))

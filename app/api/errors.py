@@ -89,12 +89,10 @@ def headers_of(error: ServingError) -> dict[str, str]:
     """Retry-After in whole seconds, never 0; no second request after a body left unread; the
     methods that a path does take."""
     headers: dict[str, str] = {}
-    if isinstance(error, WrongMethod):
-        headers["Allow"] = error.allowed
     if isinstance(error, TryLater):
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s or 0)))
     if isinstance(error, WrongMethod) and error.allowed:
-        headers["Allow"] = ", ".join(error.allowed)
+        headers["Allow"] = error.allowed
     if isinstance(error, BodyTooLarge):
         headers["Connection"] = "close"
     return headers

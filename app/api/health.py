@@ -29,7 +29,7 @@ def status_word(readiness: Readiness) -> str:
     return "degraded" if readiness.troubles else "healthy"
 
 
-@router.get("/health", **documented(HealthAnswer, other=_NONE_CAN))
+@router.get("/health", **documented(HealthAnswer, other=_NONE_CAN, is_probe=True))
 async def health(request: Request) -> Response:
     """State of the server and of every version."""
     readiness = services_of(request).models.readiness()
@@ -42,13 +42,13 @@ async def health(request: Request) -> Response:
     return JsonResponse(body, 200 if readiness.can_serve else 503)
 
 
-@router.get("/health/live", **documented(ProbeAnswer))
+@router.get("/health/live", **documented(ProbeAnswer, is_probe=True))
 async def live(request: Request) -> Response:
     """Whether the process answers at all; restart it if not."""
     return _probe([])
 
 
-@router.get("/health/ready", **documented(ProbeAnswer, other=_NO))
+@router.get("/health/ready", **documented(ProbeAnswer, other=_NO, is_probe=True))
 async def ready(request: Request) -> Response:
     """Whether to send requests here."""
     readiness = services_of(request).models.readiness()
@@ -57,7 +57,7 @@ async def ready(request: Request) -> Response:
     return _probe([] if readiness.ready else _not_ready(readiness) or ["nothing is loaded"])
 
 
-@router.get("/health/startup", **documented(ProbeAnswer, other=_NO))
+@router.get("/health/startup", **documented(ProbeAnswer, other=_NO, is_probe=True))
 async def startup(request: Request) -> Response:
     """Whether the first load of the models is over."""
     readiness = services_of(request).models.readiness()

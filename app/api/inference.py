@@ -118,9 +118,9 @@ async def _events(
             async for each in pieces:
                 if isinstance(each, Piece):
                     told = True
-                    yield event(
-                        {"text": each.text, "tokens": each.tokens, "index": each.index}, "piece"
-                    )
+                    if each.text:
+                        piece = {"text": each.text, "tokens": each.tokens, "index": each.index}
+                        yield event(piece, "piece")
                 else:
                     note(request, model_used=each.model_used)
                     yield _last(request, each, told=told)

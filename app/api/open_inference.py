@@ -74,13 +74,13 @@ async def v2_server(request: Request) -> Response:
     )
 
 
-@router.get("/v2/health/live", **documented_v2(V2Live))
+@router.get("/v2/health/live", **documented_v2(V2Live, is_probe=True))
 async def v2_live(request: Request) -> Response:
     """Whether the server answers at all."""
     return JsonResponse({"live": True})
 
 
-@router.get("/v2/health/ready", **documented_v2(V2Ready, unready=V2Ready))
+@router.get("/v2/health/ready", **documented_v2(V2Ready, unready=V2Ready, is_probe=True))
 async def v2_ready(request: Request) -> Response:
     """Whether every version serves or has been given up; as `/health/ready`."""
     ready = services_of(request).models.readiness().ready

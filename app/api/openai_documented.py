@@ -26,14 +26,15 @@ def documented_openai(
     shown = documented(answer, body=body, streams=streams)
     responses: Responses = shown["responses"]
     if body is None:
-        responses[404] = {"model": OpenAiError, "description": "No such model or version."}
-        return shown
+        responses[404] = {"description": "No such model or version."}
     for status, response in responses.items():
         if status == 200:
-            response["headers"] = _IGNORED
             continue
         response["model"] = OpenAiError
         response.pop("content", None)
+    if body is None:
+        return shown
+    responses[200]["headers"] = _IGNORED
     schema = {"$ref": REF.format(model=body.__name__)}
     shown["openapi_extra"]["requestBody"]["content"] = {"application/json": {"schema": schema}}
     return shown

@@ -125,11 +125,12 @@ class Generated:
 @dataclass(frozen=True, slots=True)
 class Written:
     """What a continuation grew by. index: which one of its prompt. logprobs: one per token, if they
-    were asked for."""
+    were asked for. finish_reason: where it ended with these, as in `Generated`."""
 
     token_ids: tuple[int, ...]
     index: int = 0
     logprobs: tuple[TokenLogprob, ...] = ()
+    finish_reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

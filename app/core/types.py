@@ -62,7 +62,8 @@ class Piece:
 
     index: which text, where several were asked for. logprobs: how likely those tokens were, where
     that was asked for: lists with an entry per token, packed (workers/messages.py). request: whose
-    it is, where several requests are streamed together.
+    it is, where several requests are streamed together. finish_reason: why the text ends here,
+    where it does so before others of its answer; then the addition may be empty.
     """
 
     text: str
@@ -70,6 +71,7 @@ class Piece:
     index: int = 0
     logprobs: tuple[bytes, ...] = ()
     request: int = 0
+    finish_reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

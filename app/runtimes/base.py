@@ -48,7 +48,8 @@ class StepOutcome:
 
     read: how many tokens of prompts it read, by sequence id.
     written: the new tokens of prompts that have no beams, one entry per continuation that grew,
-    those that end with this step included: together they begin the `Generated.token_ids` to be.
+    those that end with this step included: together they begin the `Generated.token_ids` to be,
+    and are all of them where one has a finish reason.
     They may come late, some after others, or only with the end, and are then in `finished` alone.
     """
 

@@ -66,9 +66,8 @@ class Continuations:
         for row, text in enumerate(self._growing):
             parent = 0 if is_first else row
             self._append(text, logits[parent])
-            self._news.append(
-                Written((text.token_ids[-1],), text.number, tuple(text.logprobs[-1:]))
-            )
+            token, logprobs = (text.token_ids[-1],), tuple(text.logprobs[-1:])
+            self._news.append(Written(token, text.number, logprobs, text.ended))
             if text.ended is None:
                 growing.append(text)
                 parents.append(parent)

@@ -55,7 +55,8 @@ class Running:
         news: list[Written] = []
         for index, text in enumerate(self.texts):
             if len(text.token_ids) > text.told:
-                news.append(Written(tuple(text.token_ids[text.told :]), index))
+                token_ids = tuple(text.token_ids[text.told :])
+                news.append(Written(token_ids, index, finish_reason=text.ended))
                 text.told = len(text.token_ids)
         return news
 

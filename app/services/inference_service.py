@@ -14,7 +14,7 @@ A streamed input goes the same way but for step 3, and its pieces come by stream
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,7 +34,7 @@ from app.models.registry import Deployment, Registry
 from app.services.response_cache import ResponseCache
 from app.services.reuse import Reuse
 from app.services.shared_work import key_of_work
-from app.services.streaming import PieceBuffer, too_slow, whole
+from app.services.streaming import Ended, PieceBuffer, too_slow, whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +53,14 @@ class InferenceRequest:
 
 @dataclass(frozen=True, slots=True)
 class InferenceResult:
-    """What became of one input. model_used is None when no version was found."""
+    """What became of one input. model_used is None when no version was found. request: which one,
+    where several are streamed together."""
 
     outcome: Outcome
     model_used: str | None
     model_type: str | None
     latency_ms: float
+    request: int = 0
 
 
 @dataclass(slots=True)
@@ -124,8 +126,8 @@ class InferenceService:
         timeout_ms: float | None = None,
         asker: Asker = NOBODY,
     ) -> AsyncGenerator[Piece | InferenceResult, None]:
-        """The texts of the answers while they are written, then the results, which have them once
-        more, in order; the first failure is the last result.
+        """The texts of the answers while they are written, and behind each its result, which has it
+        once more; the first failure is the last result.
 
         Raises ServingError, already counted, for what fails before the first piece; later the
         result tells. Nothing is begun before the first piece is asked for; closing the generator
@@ -139,18 +141,16 @@ class InferenceService:
             for number, request in enumerate(requests):
                 entries.append(_Entry())
                 self._begin_stream(entries, number, request, timeout_ms, asker, buffer, started)
-            while (piece := await buffer.take()) is not None:
-                begun.add(piece.request)
-                yield piece
-            for number, result in enumerate(_results_until_failure(entries)):
-                match result.outcome:
-                    case Failed(error=error) if not begun:
-                        raise error
-                    case Done(answer=answer) if number not in begun:
-                        for piece in whole(answer.value, answer.usage.output_tokens, number):
-                            begun.add(number)
-                            yield piece
-                yield result
+            while (each := await buffer.take()) is not None:
+                for told in _told(each, entries, begun):
+                    begun.add(told.request)
+                    yield told
+            for number, entry in enumerate(entries):
+                if isinstance(entry.outcome, Failed):
+                    if not begun:
+                        raise entry.outcome.error
+                    yield _result(entry, number)
+                    return
         finally:
             for entry in entries:
                 if entry.wait is not None:
@@ -176,6 +176,8 @@ class InferenceService:
 
         def on_done(done: "asyncio.Future[Outcome]") -> None:
             self._on_done(entry, done, started)
+            if not isinstance(entry.outcome, Failed):
+                buffer.end(number)
             if isinstance(entry.outcome, Failed) or all(each.outcome for each in entries):
                 buffer.close()
 
@@ -263,10 +265,18 @@ class InferenceService:
             self._metrics.observe_rejected(outcome.error.code)
 
 
-def _results_until_failure(entries: Sequence[_Entry]) -> list[InferenceResult]:
-    """Those of all, or the first failure alone."""
-    failed = next((entry for entry in entries if isinstance(entry.outcome, Failed)), None)
-    return [_result(entry) for entry in (entries if failed is None else [failed])]
+def _told(
+    each: Piece | Ended, entries: Sequence[_Entry], begun: Collection[int]
+) -> list[Piece | InferenceResult]:
+    """A piece; or a result, behind its texts if they were not written in pieces."""
+    if isinstance(each, Piece):
+        return [each]
+    number = each.request
+    result = _result(entries[number], number)
+    if number in begun or not isinstance(result.outcome, Done):
+        return [result]
+    answer = result.outcome.answer
+    return [*whole(answer.value, answer.usage.output_tokens, number), result]
 
 
 def _check_form(deployment: Deployment, request: InferenceRequest) -> None:
@@ -278,7 +288,7 @@ def _check_form(deployment: Deployment, request: InferenceRequest) -> None:
         raise InvalidRequest(f"{sent} is not what {deployment.spec.key} takes; send {takes}{hint}")
 
 
-def _result(entry: _Entry) -> InferenceResult:
+def _result(entry: _Entry, request: int = 0) -> InferenceResult:
     if entry.outcome is None:
         raise InvariantBroken("an input was answered without an outcome")
     deployment = entry.deployment
@@ -287,4 +297,5 @@ def _result(entry: _Entry) -> InferenceResult:
         model_used=deployment.spec.key if deployment else None,
         model_type=deployment.task.model_type if deployment else None,
         latency_ms=entry.latency_ms,
+        request=request,
     )

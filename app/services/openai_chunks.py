@@ -1,8 +1,9 @@
 """OpenAI's streams as pure functions of pieces: chunks of a chat or of completions.
 
-A stream is pieces of texts, of several in turn as they are written, and then the results. Choices
-are numbered prompt by prompt. How likely tokens were is told with the chunk that has their text;
-of text that is held back, or no part of the answer, with a later one.
+A stream is pieces of texts, of several in turn as they are written, and behind those of a prompt
+its result, with which its choices end. Choices are numbered prompt by prompt. How likely tokens
+were is told with the chunk that has their text; of text that is held back, or no part of the
+answer, with a later one.
 """
 
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -35,12 +36,15 @@ class Writer(Protocol):
 
     def take(self, piece: Piece) -> Iterator[Chunk]: ...
 
+    def finish(self, request: int, answer: Answer) -> Iterator[Chunk]:
+        """Nothing of this prompt comes any more."""
+
     def end(self, answers: Sequence[Answer]) -> Iterator[Chunk]:
         """answers: one per prompt."""
 
 
 async def chunks(events: Events, writer: Writer) -> AsyncIterator[Chunk | Broken]:
-    answers: list[Answer] = []
+    answers: dict[int, Answer] = {}
     for chunk in writer.begin():
         yield chunk
     async for event in events:
@@ -51,9 +55,11 @@ async def chunks(events: Events, writer: Writer) -> AsyncIterator[Chunk | Broken
             case InferenceResult(outcome=Failed() as failed):
                 yield Broken(failed)
                 return
-            case InferenceResult(outcome=Done(answer=answer)):
-                answers.append(answer)
-    for chunk in writer.end(answers):
+            case InferenceResult(outcome=Done(answer=answer), request=request):
+                answers[request] = answer
+                for chunk in writer.finish(request, answer):
+                    yield chunk
+    for chunk in writer.end([answers[request] for request in sorted(answers)]):
         yield chunk
 
 
@@ -61,15 +67,19 @@ async def chunks(events: Events, writer: Writer) -> AsyncIterator[Chunk | Broken
 class _Choice:
     """One text. held: what came of it and is not shown; shown: characters that are. told: entries
     of logprobs that came; logprobs: those that are not shown. offset: where the next token begins.
+    texts: all that came.
     """
 
     offset: int = 0
+    texts: list[str] = field(default_factory=list)
+    has_ended: bool = False
     held: str = ""
     shown: int = 0
     told: int = 0
     logprobs: list[dict[str, Any]] = field(default_factory=list)
 
     def take(self, piece: Piece) -> None:
+        self.texts.append(piece.text)
         self.held += piece.text
         for packed in piece.logprobs:
             self.note(unpack_logprobs(packed))
@@ -107,15 +117,22 @@ class _ChunkWriter:
         at = piece.request * self._asked.choices_each + piece.index
         choice = self._choice(at)
         choice.take(piece)
-        if text := choice.show(self._settled(choice.held)):
+        if piece.finish_reason is not None:
+            choice.has_ended = True
+            yield from self._last(at, choice, "".join(choice.texts), piece.finish_reason)
+        elif text := choice.show(self._settled(choice.held)):
             yield from self._say(at, choice, text)
 
-    def end(self, answers: Sequence[Answer]) -> Iterator[Chunk]:
-        written = [each for answer in answers for each in texts_of_answer(answer)]
-        for at, (text, reason, told) in enumerate(written):
+    def finish(self, request: int, answer: Answer) -> Iterator[Chunk]:
+        first = request * self._asked.choices_each
+        for at, (text, reason, told) in enumerate(texts_of_answer(answer), first):
             choice = self._choice(at)
+            if choice.has_ended:
+                continue
             choice.note((told or [])[choice.told :])
             yield from self._last(at, choice, text, reason)
+
+    def end(self, answers: Sequence[Answer]) -> Iterator[Chunk]:
         if self._tells_usage:
             usage = usage_of(answers)
             yield {**self._head.fields(self.kind), "choices": [], "usage": usage}

@@ -193,8 +193,7 @@ class ResponseWriter:
         safe = without_calls(self.text) if self.asked.has_tools else len(self.text)
         yield from self._say(self.text[self.shown : safe])
 
-    def end(self, answers: Sequence[Answer]) -> Iterator[Event]:
-        (answer,) = answers
+    def finish(self, request: int, answer: Answer) -> Iterator[Event]:
         items = list(_items(answer.value, self.asked.has_tools, self.message_id))
         for at, item in enumerate(items):
             if item["type"] == "message":
@@ -203,6 +202,9 @@ class ResponseWriter:
                 yield from self._call(item, at)
         response = _response(self.head, self.asked, items, answer)
         yield self._event(f"response.{response['status']}", response=response)
+
+    def end(self, answers: Sequence[Answer]) -> Iterator[Event]:
+        yield from ()
 
     def _say(self, text: str) -> Iterator[Event]:
         if not text:

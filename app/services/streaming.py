@@ -24,6 +24,14 @@ class _Waiting:
     tokens: int = 0
     logprobs: list[bytes] = field(default_factory=list)
     size: int = 0
+    finish_reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """No piece of the request comes any more."""
+
+    request: int
 
 
 class PieceBuffer:
@@ -31,6 +39,7 @@ class PieceBuffer:
 
     def __init__(self) -> None:
         self._waiting: dict[tuple[int, int], _Waiting] = {}  # the longest waiting first
+        self._ended: list[int] = []
         self._bytes = 0
         self._news = asyncio.Event()
         self._is_closed = False
@@ -51,28 +60,46 @@ class PieceBuffer:
         waiting.tokens += piece.tokens
         waiting.logprobs += piece.logprobs
         waiting.size += size
+        waiting.finish_reason = piece.finish_reason
         self._bytes += size
         self._news.set()
         return True
+
+    def end(self, request: int) -> None:
+        """Nothing of this one comes any more."""
+        self._ended.append(request)
+        self._news.set()
 
     def close(self) -> None:
         """Nothing comes any more."""
         self._is_closed = True
         self._news.set()
 
-    async def take(self) -> Piece | None:
-        """All that waits of one text, as soon as there is something; None once it is closed and
-        empty."""
+    async def take(self) -> Piece | Ended | None:
+        """All that waits of one text, as soon as there is something; the end of a request behind
+        its last piece; None once all is closed and taken."""
         await self._news.wait()
+        taken = self._next_end() or self._next_piece()
+        if not (self._is_closed or self._waiting or self._ended):
+            self._news.clear()
+        return taken
+
+    def _next_end(self) -> Ended | None:
+        growing = {request for request, _ in self._waiting}
+        for request in self._ended:
+            if request not in growing:
+                self._ended.remove(request)
+                return Ended(request)
+        return None
+
+    def _next_piece(self) -> Piece | None:
         if not self._waiting:
             return None
         request, index = place = next(iter(self._waiting))
         waiting = self._waiting.pop(place)
         self._bytes -= waiting.size
-        if not self._is_closed and not self._waiting:
-            self._news.clear()
         text, logprobs = "".join(waiting.texts), tuple(waiting.logprobs)
-        return Piece(text, waiting.tokens, index, logprobs, request)
+        return Piece(text, waiting.tokens, index, logprobs, request, waiting.finish_reason)
 
 
 def whole(value: Any, tokens: int, request: int = 0) -> list[Piece]:

@@ -64,6 +64,11 @@ class TextStream:
         self._known = ""  # text of those from the window on
         self._next_look = 0
 
+    @property
+    def token_ids(self) -> Sequence[int]:
+        """All so far."""
+        return self._ids
+
     def feed(self, token_ids: Sequence[int]) -> str:
         """What can be said now; mostly the text of these tokens."""
         window = self.take(token_ids)

@@ -133,9 +133,7 @@ class Generate:
         generated: Sequence[Generated],
         decode: Callable[[Sequence[int]], str],
     ) -> Answer:
-        texts = [
-            plan.head + _until_stop(decode(g.token_ids), plan.sampling.stop) for g in generated
-        ]
+        texts = [text_of_tokens(plan, g.token_ids, decode) for g in generated]
         reasons = [g.finish_reason for g in generated]
         single = plan.sampling.sequences == 1
         metadata: dict[str, Any] = {"finish_reason": reasons[0] if single else reasons}
@@ -149,6 +147,13 @@ class Generate:
             metadata=metadata,
             usage=Usage(len(plan.prompt), sum(len(g.token_ids) for g in generated)),
         )
+
+
+def text_of_tokens(
+    plan: GenerationPlan, token_ids: Sequence[int], decode: Callable[[Sequence[int]], str]
+) -> str:
+    """One continuation that has ended, as the answer has it."""
+    return plan.head + _until_stop(decode(token_ids), plan.sampling.stop)
 
 
 def _schema_of_call(call: ForcedCall, tokenizer: Tokenizer) -> str:

@@ -76,8 +76,12 @@ def entries_of(
 
 
 def _of_text(text: Generated, text_of: TokenText) -> list[dict[str, Any]]:
-    entries = entries_of(text.token_ids, text.logprobs, text_of)
-    has_end = text.finish_reason == "stop" and bool(entries) and not entries[-1]["token"]
+    return without_end(entries_of(text.token_ids, text.logprobs, text_of), text.finish_reason)
+
+
+def without_end(entries: list[dict[str, Any]], finish_reason: str) -> list[dict[str, Any]]:
+    """entries: the last ones of a text that has ended."""
+    has_end = finish_reason == "stop" and bool(entries) and not entries[-1]["token"]
     return entries[:-1] if has_end else entries
 
 

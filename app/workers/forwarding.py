@@ -22,6 +22,7 @@ from app.runtimes.upstream_refusals import REFUSED_KEY, KeyRefused, Unreachable
 from app.scheduling.engine import Sequence as Waiting
 from app.scheduling.engine import StepScheduler
 from app.tasks.remote import Reader, RemoteTask
+from app.workers.key_doubt import KeyDoubt
 from app.workers.messages import (
     BatchRan,
     Ended,
@@ -79,6 +80,7 @@ class ForwardingLoop:
         self._pending: dict[int, Pending] = {}
         self._wake = asyncio.Event()
         self._doubt = asyncio.Event()
+        self._key_doubt = KeyDoubt(runtime.options.health_interval_s)
         self._batches: list[BatchRan] = []
 
     def submit(self, items: Iterable[WireItem]) -> None:
@@ -167,7 +169,7 @@ class ForwardingLoop:
         left_s = pending.deadline - self._clock.now()
         try:
             async with asyncio.timeout(left_s):
-                return await self._answer(pending, left_s)
+                answer = await self._answer(pending, left_s)
         except TimeoutError:
             return DeadlineExceeded()
         except ServingError as error:
@@ -177,6 +179,8 @@ class ForwardingLoop:
             item = pending.item
             log.exception("forward_failed", version=item.version, request_id=item.request_id)
             return ServingError()
+        self._key_doubt.end()
+        return answer
 
     async def _answer(self, pending: Pending, left_s: float) -> Answer:
         call, reader, request_id = pending.call, pending.reader, pending.item.request_id
@@ -219,7 +223,8 @@ class ForwardingLoop:
         log.warning(
             "upstream_failed", version=item.version, request_id=item.request_id, error=str(error)
         )
-        if isinstance(error, KeyRefused):  # its health may be told to anybody
+        if isinstance(error, KeyRefused):
+            self._key_doubt.refused(self._clock.now())
             self._say(REFUSED_KEY)
         elif isinstance(error, Unreachable):
             self._doubt.set()
@@ -227,12 +232,16 @@ class ForwardingLoop:
     async def _watch_health(self) -> None:
         usual_s = self._runtime.options.health_interval_s
         while True:
-            # Whether a key is taken, its health may not tell: only requests do.
             is_away = bool(self._outage) and self._outage != REFUSED_KEY
             pause_s = min(usual_s, RECOVERY_S) if is_away else usual_s
             self._doubt.clear()
             await self._clock.wait(self._doubt, self._clock.now() + pause_s)
-            self._say(await self._runtime.problem())
+            outage = await self._runtime.problem()
+            if outage == REFUSED_KEY:
+                self._key_doubt.end()
+            elif self._key_doubt.lasts(self._clock.now()):
+                outage = outage or REFUSED_KEY
+            self._say(outage)
 
     def _say(self, outage: str) -> None:
         if outage != self._outage:

@@ -1,7 +1,8 @@
 """From what steps write to pieces of texts that are streamed, and how likely their tokens were.
 
 A text of an item is told while it grows, each of several under its own index; the rest with its
-end (tasks/detokenise.py). Tokens whose text has to wait are told with the piece that has it.
+end (tasks/detokenise.py), which may come before the ends of the others. Tokens whose text has to
+wait are told with the piece that has it.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,8 +14,8 @@ from app.core.inference import Generated, Written
 from app.core.types import Answer, Piece
 from app.runtimes.base import DecodesMany, StepRuntime
 from app.tasks.detokenise import TextStream, TokenReader, reader_of
-from app.tasks.generate import GenerationPlan
-from app.tasks.steering import entries_of, token_texts
+from app.tasks.generate import GenerationPlan, text_of_tokens
+from app.tasks.steering import entries_of, token_texts, without_end
 from app.workers.messages import pack_logprobs
 
 
@@ -33,18 +34,20 @@ def logprobs_of(answer: Answer, index: int) -> list[dict[str, Any]]:
 @dataclass(slots=True)
 class OpenText:
     """One text that is streamed. told: tokens of its pieces so far; untold: those since, and
-    logprobs of these."""
+    logprobs of these. has_ended: all of it was told."""
 
     index: int
     stream: TextStream
+    plan: GenerationPlan
+    has_ended: bool = False
     told: int = 0
     untold: int = 0
     logprobs: list[dict[str, Any]] = field(default_factory=list)
 
-    def piece(self, text: str) -> Piece:
+    def piece(self, text: str, finish_reason: str | None = None) -> Piece:
         """With all that was not told."""
         logprobs = (pack_logprobs(self.logprobs),) if self.logprobs else ()
-        piece = Piece(text, self.untold, self.index, logprobs)
+        piece = Piece(text, self.untold, self.index, logprobs, finish_reason=finish_reason)
         self.told, self.untold, self.logprobs = self.told + self.untold, 0, []
         return piece
 
@@ -64,7 +67,9 @@ class Teller:
         if self._reader is None:
             self._reader = reader_of(self._runtime.tokenizer, self._runtime.decode)
         return [
-            OpenText(index, TextStream(self._reader, stops=plan.sampling.stop, head=plan.head))
+            OpenText(
+                index, TextStream(self._reader, stops=plan.sampling.stop, head=plan.head), plan
+            )
             for index in range(plan.sampling.sequences)
         ]
 
@@ -73,20 +78,34 @@ class Teller:
     ) -> list[tuple[int, Piece]]:
         """grown: items with their texts, and what a step has added to them."""
         due: list[tuple[int, OpenText, list[int]]] = []
+        ended: list[tuple[int, Piece]] = []
         for item_id, texts, written in grown:
             for news in written:
                 text = texts[news.index]
                 text.untold += len(news.token_ids)
                 if news.logprobs:
                     text.logprobs += entries_of(news.token_ids, news.logprobs, self._text_of)
-                if (window := text.stream.take(news.token_ids)) is not None:
+                window = text.stream.take(news.token_ids)
+                if news.finish_reason is not None:
+                    ended += [(item_id, piece) for piece in self._last(text, news.finish_reason)]
+                elif window is not None:
                     due.append((item_id, text, window))
         read = self._decoded([window for *_, window in due])
-        return [
+        grew = [
             (item_id, text.piece(said))
             for (item_id, text, window), whole in zip(due, read, strict=True)
             if (said := text.stream.tell(window, whole))
         ]
+        return grew + ended
+
+    def _last(self, text: OpenText, finish_reason: str) -> list[Piece]:
+        """Of a text that ended before others of its item. None where `end` will object."""
+        whole = text_of_tokens(text.plan, text.stream.token_ids, self._runtime.decode)
+        if (rest := text.stream.end(whole)) is None:
+            return []
+        text.has_ended = True
+        text.logprobs = without_end(text.logprobs, finish_reason)
+        return [text.piece(rest, finish_reason)]
 
     def end(
         self, texts: Sequence[OpenText], generated: Sequence[Generated], answer: Answer
@@ -94,6 +113,8 @@ class Teller:
         """What is left to tell of texts that have ended. Raises InvariantBroken."""
         pieces = []
         for text, made in zip(texts, generated, strict=False):
+            if text.has_ended:
+                continue
             rest = text.stream.end(text_of(answer, text.index))
             if rest is None:
                 raise InvariantBroken("pieces were told that the text does not have")

@@ -213,6 +213,15 @@ async def test_text_full_of_separators_is_not_taken_for_many_values(client: http
     assert answer.json()["result"] == text
 
 
+async def test_a_batch_of_too_many_bytes_is_not_looked_at_for_what_else_is_wrong():
+    """Schemathesis once made up a batch of 12 MB whose entries were wrong as well."""
+    body = json.dumps({"requests": [{"text": "", "model": "m" * 3000}]}).encode()
+    async with serving(max_body_bytes=2000) as running:
+        async with httpx.AsyncClient(base_url=running.url) as client:
+            status, code, _ = await _refused(client, body, "/infer/batch")
+    assert (status, code) == (413, "body_too_large")
+
+
 async def test_unknown_route_and_method_answer_in_our_shape(client: httpx.AsyncClient):
     nowhere = await client.get("/nowhere")
     assert (nowhere.status_code, nowhere.json()["error"]["code"]) == (404, "not_found")

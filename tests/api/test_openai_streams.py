@@ -65,8 +65,8 @@ class Writes(EchoService):
             yield Piece(" dich\n", 1)
             yield Piece("\N{SNOWMAN}", 1)
             answer = Answer("Grüß dich\n\N{SNOWMAN}", {"finish_reason": "length"}, Usage(3, 4))
-            for _ in requests:
-                yield InferenceResult(Done(answer), "generator:v1", "generator", 1.0)
+            for number, _ in enumerate(requests):
+                yield InferenceResult(Done(answer), "generator:v1", "generator", 1.0, number)
         finally:
             self.left.set()
 

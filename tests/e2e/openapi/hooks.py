@@ -8,14 +8,14 @@ from typing import Any
 
 import schemathesis
 
-FEW_TOKENS, FEW_TEXTS = 4, 2
+FEW_TOKENS, FEW_TEXTS = 2, 2
 LONG_MS, TIMEOUT = 60_000, "X-Request-Timeout-Ms"
 _LIMITS = {  # by what the path ends in; the first that is sent counts
     "/chat/completions": ("max_completion_tokens", "max_tokens"),
     "/completions": ("max_tokens",),
     "/responses": ("max_output_tokens",),
 }
-_COUNTS = ("n", "num_return_sequences")
+_COUNTS = ("n", "best_of", "num_return_sequences")
 
 
 @schemathesis.hook

@@ -267,13 +267,31 @@ async def test_usage_comes_last_where_it_was_asked_for():
     assert all(chunk["usage"] is None for chunk in chunks[:-1])
 
 
+async def test_a_choice_ends_when_its_text_does_and_not_with_the_last():
+    told = events(
+        piece("a"),
+        replace(piece("b"), request=1),
+        replace(result("b", "length"), request=1),
+        piece("c"),
+        result("ac"),
+    )
+    parts = [part["choices"][0] for part in await made(completion_chunks(told, asked()))]
+    assert [(part["index"], part["text"], part["finish_reason"]) for part in parts] == [
+        (0, "a", None),
+        (1, "b", None),
+        (1, "", "length"),
+        (0, "c", None),
+        (0, "", "stop"),
+    ]
+
+
 async def test_several_answers_come_whole():
     chunks = await made(chat_chunks(events(result(["a", "b"], ["stop", "length"])), asked()))
     shown = [(c["choices"][0]["index"], c["choices"][0]["finish_reason"]) for c in chunks]
     assert shown == [(0, None), (0, None), (0, "stop"), (1, None), (1, None), (1, "length")]
     parts = await made(completion_chunks(events(result(["a", "b"], ["stop", "length"])), asked()))
     assert [part["choices"][0]["text"] for part in parts] == ["a", "b"]
-    two = events(result("a"), result("b", "length"))
+    two = events(result("a"), replace(result("b", "length"), request=1))
     parts = await made(completion_chunks(two, asked()))
     assert [(part["choices"][0]["index"], part["choices"][0]["text"]) for part in parts] == [
         (0, "a"),

@@ -27,9 +27,9 @@ def counted(bench: Bench, code: str) -> float | None:
 class Reader:
     """Reads a stream in a task of its own, as fast as it comes."""
 
-    def __init__(self, bench: Bench, request: InferenceRequest = ASKED) -> None:
+    def __init__(self, bench: Bench, *requests: InferenceRequest) -> None:
         self.got: list[Piece | InferenceResult] = []
-        self.task = asyncio.create_task(self._read(bench.service.stream([request])))
+        self.task = asyncio.create_task(self._read(bench.service.stream(requests or (ASKED,))))
 
     async def _read(self, stream) -> None:
         async with aclosing(stream):
@@ -95,6 +95,41 @@ async def test_text_that_was_not_written_in_pieces_is_one_and_other_values_are_n
     await reader.task
 
     assert reader.got[:-1] == pieces and reader.last.outcome == says(value)
+
+
+async def test_a_result_comes_when_its_text_has_ended_and_not_with_the_last(bench):
+    reader = Reader(bench, ASKED, ASKED)
+    await settle_tasks()
+    first, second = bench.smollm.pieces
+    first(Piece("upon", 1))
+    second(Piece("a", 1))
+    bench.smollm.waits[1].set_result(says("a"))
+    await settle_tasks()
+    assert [(each.request, type(each)) for each in reader.got] == [
+        (0, Piece),
+        (1, Piece),
+        (1, InferenceResult),
+    ]
+    first(Piece(" a", 1))
+    bench.smollm.waits[0].set_result(says("upon a"))
+    await reader.task
+
+    assert reader.got[3] == Piece(" a", 1)
+    assert reader.last.outcome == says("upon a") and reader.last.request == 0
+
+
+async def test_failure_is_the_last_result_behind_those_that_came(bench):
+    reader = Reader(bench, ASKED, ASKED)
+    await settle_tasks()
+    bench.smollm.waits[1].set_result(says("a"))
+    await settle_tasks()
+    bench.smollm.waits[0].set_result(Failed(WorkerLost("gone")))
+    await reader.task
+
+    piece, result, failed = reader.got
+    assert piece == Piece("a", 3, request=1) and isinstance(result, InferenceResult)
+    assert result.outcome == says("a")
+    assert failed == reader.last and isinstance(reader.last.outcome, Failed)
 
 
 async def test_refusal_is_raised_and_counted_once(bench):
@@ -176,6 +211,12 @@ async def test_equal_streams_are_not_shared_and_not_kept():
     await asyncio.gather(*(reader.task for reader in readers))
 
     assert len(bench.smollm.submitted) == 2
+
+
+def test_a_piece_that_is_too_large_by_itself_has_no_room_even_where_nothing_waits():
+    buffer = PieceBuffer()
+    assert not buffer.put(Piece("x" * (MOST_HELD_BYTES + 1), 1))
+    assert buffer.put(Piece("x" * MOST_HELD_BYTES, 1))
 
 
 def test_buffer_counts_bytes_and_not_characters():

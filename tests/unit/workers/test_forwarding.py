@@ -202,11 +202,57 @@ async def test_who_could_not_be_reached_is_asked_for_his_health_at_once():
         await until(lambda: bench.health() == ["away"])
 
 
-async def test_a_key_that_is_refused_takes_the_version_out_until_the_next_check():
+async def refuse_key(bench: Bench, prompt: str) -> None:
+    item = bench.submit(prompt)
+    bench.runtime.let(prompt, KeyRefused())
+    await bench.replies.of(item)
+
+
+async def check_health(bench: Bench) -> None:
+    before = bench.runtime.checks
+    bench.clock.move(10)
+    await bench.until_checked(before + 1)
+    await settle_tasks()
+
+
+async def test_a_key_that_is_refused_keeps_the_version_out_for_longer_each_time():
+    """Its server's health answers anybody: the version came back at every check, for nothing."""
     async with running(Bench()) as bench:
-        item = bench.submit("a")
-        bench.runtime.let("a", KeyRefused())
-        await bench.replies.of(item)
-        assert bench.health() == [REFUSED_KEY] and bench.runtime.checks == 0
-        bench.clock.move(10)
-        await until(lambda: bench.health() == [REFUSED_KEY, ""])
+        for prompt, checks in (("a", 1), ("b", 2), ("c", 4)):
+            told = len(bench.health())
+            await refuse_key(bench, prompt)
+            for _ in range(checks):
+                assert bench.health()[told:] == [REFUSED_KEY]
+                await check_health(bench)
+            assert bench.health()[told:] == [REFUSED_KEY, ""]
+
+
+async def test_a_key_that_was_taken_meanwhile_is_doubted_as_at_first():
+    async with running(Bench()) as bench:
+        for prompt in ("a", "b"):
+            await refuse_key(bench, prompt)
+            await check_health(bench)
+            item = bench.submit(f"{prompt} again")
+            bench.runtime.let(f"{prompt} again")
+            await bench.replies.of(item)
+    assert bench.health() == [REFUSED_KEY, "", REFUSED_KEY, ""]
+
+
+async def test_health_that_tells_of_the_key_is_believed():
+    async with running(Bench()) as bench:
+        await refuse_key(bench, "a")
+        await check_health(bench)
+        await refuse_key(bench, "b")
+        for bench.runtime.outage in (REFUSED_KEY, ""):
+            await check_health(bench)
+    assert bench.health() == [REFUSED_KEY, "", REFUSED_KEY, ""]
+
+
+async def test_another_outage_is_told_while_a_key_is_doubted():
+    async with running(Bench()) as bench:
+        await refuse_key(bench, "a")
+        await check_health(bench)
+        await refuse_key(bench, "b")
+        bench.runtime.outage = "away"
+        await check_health(bench)
+    assert bench.health() == [REFUSED_KEY, "", REFUSED_KEY, "away"]

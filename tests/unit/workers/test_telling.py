@@ -34,8 +34,10 @@ def likely(token_ids: Sequence[int]) -> tuple[TokenLogprob, ...]:
     return tuple(TokenLogprob(-float(at), ((each, -0.5),)) for at, each in enumerate(token_ids))
 
 
-def written(token_ids: Sequence[int], index: int, at: int) -> Written:
-    return Written((token_ids[at],), index, likely(token_ids)[at : at + 1])
+def written(token_ids: Sequence[int], index: int, at: int, reason: str) -> Written:
+    has_ended = at == len(token_ids) - 1
+    likelihood = likely(token_ids)[at : at + 1]
+    return Written((token_ids[at],), index, likelihood, reason if has_ended else None)
 
 
 def told(
@@ -47,8 +49,9 @@ def told(
     teller: Any = Teller(Reads(vocabulary))  # type: ignore[arg-type]
     texts = teller.open(plan)
     pieces: list[Piece] = []
-    for at in range(max(map(len, rows))):
-        news = [written(row, index, at) for index, row in enumerate(rows) if at < len(row) - 1]
+    for at in range(max(map(len, rows)) - 1):  # the last step ends the item
+        growing = [(index, row) for index, row in enumerate(rows) if at < len(row)]
+        news = [written(row, index, at, reason) for index, row in growing]
         pieces += [piece for _, piece in teller.tell([(1, texts, news)])]
     generated = [Generated(tuple(row), reason, likely(row)) for row in rows]
     answer = Generate().finish(plan, generated, vocabulary.decode)
@@ -64,10 +67,10 @@ async def streamed(
     async def events() -> AsyncIterator[Piece | InferenceResult]:
         for number, piece in enumerate(pieces):
             assert buffer.put(piece)
-            if number % 2 and (waiting := await buffer.take()) is not None:
+            if number % 2 and isinstance(waiting := await buffer.take(), Piece):
                 yield waiting
         buffer.close()
-        while (waiting := await buffer.take()) is not None:
+        while isinstance(waiting := await buffer.take(), Piece):
             yield waiting
         yield InferenceResult(Done(answer), "generator:v1", "generator", 1.0)
 
@@ -112,8 +115,21 @@ def test_pieces_of_several_texts_come_in_turn_and_count_their_own_tokens():
     rows = [[1 + byte for byte in text] + [SPECIAL] for text in (b"abc", b"12345")]
     pieces, answer = told(VOCABULARIES["replaces"], rows, [], "stop")
 
-    assert [piece.index for piece in pieces] == [0, 1, 0, 1, 0, 1, 1, 1]
+    assert [piece.index for piece in pieces] == [0, 1, 0, 1, 0, 1, 1, 0, 1]
     assert answer.value == ["abc", "12345"]
+
+
+async def test_a_choice_that_ends_first_tells_its_reason_at_once():
+    """All reasons came with the end of the longest."""
+    rows = [[1 + byte for byte in text] + [SPECIAL] for text in (b"ab", b"1234")]
+    pieces, answer = told(VOCABULARIES["replaces"], rows, [], "stop")
+    asked = Asked({"n": len(rows)}, [InferenceRequest("Once")])
+
+    for writer in (ChatWriter(HEAD, asked), CompletionWriter(HEAD, asked)):
+        choices = await streamed(pieces, answer, writer)
+        ends = [at for at, choice in enumerate(choices) if choice["finish_reason"] == "stop"]
+        assert [choices[at]["index"] for at in ends] == [0, 1]
+        assert ends[0] < ends[1] - 1
 
 
 def test_logprobs_that_wait_for_a_reader_count_by_their_size():
