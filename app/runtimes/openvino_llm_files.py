@@ -16,6 +16,7 @@ import openvino_genai as genai
 import structlog
 
 from app.core.errors import CannotLoad
+from app.runtimes.openvino_threads import UNPINNED
 
 log = structlog.get_logger()
 
@@ -73,7 +74,7 @@ class Setup:
             chosen = OF_A_GGUF_FILE
         elif self.precision == FP32:
             chosen = PLAIN
-        return {"INFERENCE_NUM_THREADS": self.threads, **chosen}
+        return {"INFERENCE_NUM_THREADS": self.threads, **UNPINNED, **chosen}
 
 
 def cache_tokens(

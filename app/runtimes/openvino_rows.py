@@ -14,6 +14,7 @@ from app.core.errors import CannotLoad
 from app.core.inference import Pair, TokenIds, Vectors
 from app.runtimes.base import StreamPlan
 from app.runtimes.openvino_export import RowGraph
+from app.runtimes.openvino_threads import UNPINNED
 
 # Measured in docs/adr/0001-minilm-engine.md; 0: products of float32.
 _DYNAMIC_QUANTIZATION_GROUP = {"int8": 128, "fp32": 0}
@@ -43,6 +44,7 @@ class Requests:
                 "PERFORMANCE_HINT": "THROUGHPUT" if streams > 1 else "LATENCY",
                 "NUM_STREAMS": streams,
                 "INFERENCE_NUM_THREADS": streams * plan.threads,
+                **UNPINNED,
                 "INFERENCE_PRECISION_HINT": "f32",
                 "CPU_RUNTIME_CACHE_CAPACITY": KEPT_SHAPES,
                 "DYNAMIC_QUANTIZATION_GROUP_SIZE": _DYNAMIC_QUANTIZATION_GROUP[precision],

@@ -21,6 +21,7 @@ from app.runtimes.base import StreamPlan
 from app.runtimes.beam_search import Draft, Marks, start
 from app.runtimes.mapped import drop_pages
 from app.runtimes.next_tokens import NextTokens
+from app.runtimes.openvino_threads import UNPINNED
 from app.runtimes.parts import HELD_TOKENS, parts
 from app.runtimes.text_tokenizer import text_tokenizer
 
@@ -273,6 +274,7 @@ def _properties(plan: StreamPlan, precision: str) -> dict[str, Any]:
         "PERFORMANCE_HINT": "THROUGHPUT" if plan.streams > 1 else "LATENCY",
         "NUM_STREAMS": plan.streams,
         "INFERENCE_NUM_THREADS": plan.streams * plan.threads,
+        **UNPINNED,
         "INFERENCE_PRECISION_HINT": "f32",
         "DYNAMIC_QUANTIZATION_GROUP_SIZE": DYNAMIC_QUANTIZATION_GROUP,
         # Of what a row wrote before; half the memory with figures that agree to three digits.
