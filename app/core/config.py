@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.core.errors import ConfigurationError
@@ -35,6 +35,12 @@ def default_model_store() -> Path:
     """A folder below the user's cache folder."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache) / "ai-inference-backend"
+
+
+def default_data_dir() -> Path:
+    """A folder below the user's data folder."""
+    data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share"
+    return Path(data) / "ai-inference-backend"
 
 
 class Settings(BaseSettings):
@@ -88,6 +94,16 @@ class Settings(BaseSettings):
         ge=1,
         le=1024,
         description="CPU threads that all models together may keep busy; default: all usable.",
+    )
+
+    data_dir: Path = Field(
+        default_factory=default_data_dir,
+        description="Folder for what must outlive the server: its database and large results.",
+    )
+    database_url: SecretStr | None = Field(
+        default=None,
+        description="Where jobs, keys and usage are kept: `sqlite:///path` or "
+        "`postgresql://user:password@host/database`; unset: a file in DATA_DIR.",
     )
 
     response_cache_mb: int = Field(
@@ -209,6 +225,13 @@ class Settings(BaseSettings):
         """Lower-case names; None where any is allowed."""
         names = frozenset(name.strip().lower() for name in self.allowed_hosts.split(","))
         return None if "*" in names else names
+
+    @property
+    def database_address(self) -> str:
+        """For storage/engines.py; it may hold a password."""
+        if self.database_url is not None:
+            return self.database_url.get_secret_value()
+        return f"sqlite:///{self.data_dir.expanduser() / 'server.db'}"
 
     @property
     def effective_log_level(self) -> str:

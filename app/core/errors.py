@@ -91,6 +91,12 @@ class WorkerLost(ModelUnavailable):
     """The worker that held the request stopped before it answered."""
 
 
+class StorageUnavailable(TryLater):
+    """The server's database cannot be used now; try again later."""
+
+    code = "storage_unavailable"
+
+
 class Overloaded(TryLater):
     """The queue is full."""
 

@@ -1,0 +1,57 @@
+"""Everything here runs on SQLite and on PostgreSQL: what holds on one must hold on the other."""
+
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from sqlalchemy import create_engine, text
+
+from app.storage.database import READERS, Database
+from app.storage.engines import Engines, open_engines
+from app.storage.schema import migrate
+from tests.postgres import PostgresServer, running_postgres
+
+_numbers = count()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    with tempfile.TemporaryDirectory(prefix="pg", ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o755)
+        with running_postgres(Path(folder)) as server:
+            yield server
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Of an empty database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'test.db'}"
+    server: PostgresServer = request.getfixturevalue("postgres")
+    name = f"test{next(_numbers)}"
+    admin = create_engine(
+        server.url().replace("postgresql", "postgresql+psycopg", 1), isolation_level="AUTOCOMMIT"
+    )
+    with admin.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    admin.dispose()
+    return server.url(name)
+
+
+@pytest.fixture
+def engines(database_url: str) -> Iterator[Engines]:
+    """With our schema."""
+    opened = open_engines(database_url, READERS)
+    migrate(opened)
+    yield opened
+    opened.dispose()
+
+
+@pytest_asyncio.fixture
+async def database(engines: Engines) -> AsyncIterator[Database]:
+    opened = Database(engines)
+    yield opened
+    await opened.close()
