@@ -2,7 +2,6 @@
 
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from itertools import count
 from pathlib import Path
 
 import pytest
@@ -13,8 +12,6 @@ from app.storage.database import READERS, Database
 from app.storage.engines import Engines, open_engines
 from app.storage.schema import migrate
 from tests.postgres import PostgresServer, running_postgres
-
-_numbers = count()
 
 
 @pytest.fixture(scope="session")
@@ -31,14 +28,12 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'test.db'}"
     server: PostgresServer = request.getfixturevalue("postgres")
-    name = f"test{next(_numbers)}"
-    admin = create_engine(
-        server.url().replace("postgresql", "postgresql+psycopg", 1), isolation_level="AUTOCOMMIT"
-    )
-    with admin.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
+    admin = create_engine(server.url().replace("postgresql", "postgresql+psycopg", 1))
+    with admin.begin() as connection:  # a new database for each test would take far longer
+        connection.execute(text("DROP SCHEMA public CASCADE"))
+        connection.execute(text("CREATE SCHEMA public"))
     admin.dispose()
-    return server.url(name)
+    return server.url()
 
 
 @pytest.fixture
