@@ -31,6 +31,11 @@ _FAILURES: dict[int, tuple[str, str, str]] = {  # status: what it means, an exam
         "request_timeout",
         "The body of the request did not arrive in time.",
     ),
+    409: (
+        "The first request with this Idempotency-Key is still being answered.",
+        "still_running",
+        "The first request with this Idempotency-Key is still being answered; ask again later.",
+    ),
     413: (
         "More bytes than the server takes (`body_too_large`), or more tokens than the model takes.",
         "input_too_long",
@@ -90,20 +95,31 @@ def documented(
     body: type[BaseModel] | None = None,
     other: Responses | None = None,
     streams: Payloads | None = None,
+    streams_only: bool = False,
+    status: int = 200,
+    parameters: list[dict[str, Any]] | None = None,
+    failures: tuple[int, ...] = (),
+    headers: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Arguments of a route. One with a body can fail in all the ways of inference.
 
-    streams: what the events hold that may come in place of the answer.
+    streams: what the events hold that may come in place of the answer, or always do. failures: of
+    a route without a body; parameters: in place of the usual ones; headers: of the answer.
     """
     responses: Responses = {
-        200: {"model": answer, "description": "Done."},
+        status: (
+            {"description": "Done."} if streams_only else {"model": answer, "description": "Done."}
+        ),
         **(other or {}),
     }
     if streams is not None:
-        responses[200]["content"] = event_stream(streams)
-    extra: dict[str, Any] = {"parameters": [REQUEST_ID]}
+        responses[status]["content"] = event_stream(streams)
+    if headers is not None:
+        responses[status]["headers"] = headers
+    responses.update({status: _failure(status) for status in failures})
+    extra: dict[str, Any] = {"parameters": parameters or [REQUEST_ID]}
     if body is not None:
-        extra["parameters"] = INFERENCE
+        extra["parameters"] = parameters or INFERENCE
         schema = {"$ref": REF.format(model=body.__name__)}
         extra["requestBody"] = {
             "required": True,
