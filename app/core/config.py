@@ -138,6 +138,11 @@ class Settings(BaseSettings):
         description="Most inputs of jobs that are with the models at the same time.",
     )
 
+    webhook_allow_private: bool = Field(
+        default=False,
+        description="Tell of the ends of jobs at private and link-local addresses, too.",
+    )
+
     response_cache_mb: int = Field(
         default=0,
         ge=0,
