@@ -37,6 +37,7 @@ from app.jobs.status import SHOWN, JobState, JobView, NewJob, Webhook
 from app.jobs.store import Page
 from app.jobs.webhooks import check_url
 from app.schemas.jobs import JobAnswer, JobBody, JobsAnswer, parse_job
+from app.schemas.request import BatchBody, InferBody
 
 MAX_WAIT_S, MAX_PAGE, USUAL_PAGE = 60.0, 100, 20
 _ID = re.compile(r"job_[0-9a-f]{32}", re.ASCII)
@@ -48,7 +49,7 @@ _encode = msgspec.msgpack.Encoder().encode
 router = APIRouter(tags=["jobs"], route_class=PlainRoute)
 
 
-@router.post("/jobs", **documented(JobAnswer, body=JobBody, **SUBMITTED))
+@router.post("/jobs", **documented(JobAnswer, body=(InferBody, BatchBody, JobBody), **SUBMITTED))
 async def submit_job(request: Request) -> Response:
     """Accept a request of `/infer` or `/infer/batch` as it is, or of any route in a frame.
 
