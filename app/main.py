@@ -1,7 +1,8 @@
 """The server: `python -m app.main`.
 
-Start: settings, catalog and port are checked before anything is loaded, so that a mistake is one
-line and no child. Then HTTP answers at once (health tells what is loading) while the workers load.
+Start: settings, catalog, database and port are checked before anything is loaded, so that a mistake
+is one line and no child. Then HTTP answers at once (health tells what is loading) while the workers
+load.
 Stop (SIGTERM or SIGINT): not ready, no new work, what was accepted is finished within
 SHUTDOWN_GRACE_S, the workers end, exit 0. A second signal does not wait.
 """
@@ -13,6 +14,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -23,21 +25,35 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from app.api.application import NAME, VERSION, build_app
+from app.api.inference import limits_of as request_limits
+from app.api.job_work import Work
+from app.api.jobs import webhook_body
 from app.api.server import Server, allow_descriptors, build_server, open_socket
 from app.core.clock import MonotonicClock
 from app.core.config import Settings, load_settings
 from app.core.errors import ConfigurationError
+from app.core.job_metrics import JobMetrics
 from app.core.logging import configure_logging
 from app.core.metrics import Metrics
+from app.jobs.notifier import Notifier
+from app.jobs.open import open_jobs
+from app.jobs.runner import Runner, RunnerLimits
+from app.jobs.store import Limits as StoreLimits
+from app.jobs.store import OnceAnswers
+from app.jobs.watch import Watch
 from app.models.catalog import load_catalog, profile_path
 from app.models.loader import Fleet, build_fleet
 from app.models.preparation import open_stores
 from app.models.progress import progress_for_stderr
 from app.models.spec import ModelSpec
 from app.services.inference_service import InferenceService
+from app.services.job_service import JobService
 from app.services.model_control import ControlLimits, ModelControl
 from app.services.model_service import ModelService
 from app.services.response_cache import ResponseCache
+from app.storage.database import READERS, Database
+from app.storage.engines import Engines, open_engines
+from app.storage.schema import migrate
 
 if TYPE_CHECKING:
     from app.api.open_inference_grpc import GrpcServer
@@ -55,6 +71,8 @@ class Services:
     models: ModelService
     control: ModelControl
     metrics: Metrics
+    jobs: JobService
+    once: OnceAnswers
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,18 +86,27 @@ class Application:
 
     def refuse_new_work(self) -> None:
         self.services.models.stop()
+        self.services.jobs.begin_stop()
         self.services.inference.stop()
         self.fleet.drain()
         if self.grpc is not None:
             self.grpc.begin_stop()
 
 
-def create_app(settings: Settings, specs: Sequence[ModelSpec]) -> Application:
-    """Wire everything together. The workers live as long as the app's lifespan.
+def open_storage(settings: Settings) -> Engines:
+    """The database, with our schema. Raises ConfigurationError where it cannot be used."""
+    engines = open_engines(settings.database_address, READERS)
+    migrate(engines)
+    return engines
 
-    Raises ConfigurationError for a GRPC_PORT that cannot be had.
+
+def create_app(settings: Settings, specs: Sequence[ModelSpec], engines: Engines) -> Application:
+    """Wire everything together. The workers and the database live as long as the app's lifespan.
+
+    Raises ConfigurationError for a GRPC_PORT, or a DATA_DIR, that cannot be had.
     """
     metrics, clock = Metrics(), MonotonicClock()
+    database = Database(engines)
     stores = open_stores(settings, progress_for_stderr())
     fleet = build_fleet(specs, stores, settings, metrics, clock)
     inference = InferenceService(
@@ -92,12 +119,16 @@ def create_app(settings: Settings, specs: Sequence[ModelSpec]) -> Application:
     )
     limits = ControlLimits(settings.worker_start_timeout_s, settings.shutdown_grace_s + ENDS_S)
     control = ModelControl(fleet.registry, limits, is_allowed=settings.model_control == "explicit")
-    services = Services(inference, ModelService(fleet.registry), control, metrics)
+    models = ModelService(fleet.registry)
+    work = Work(inference, models, request_limits(settings), lambda: models.readiness().started)
+    jobs, once = _jobs(settings, database, work, metrics)
+    services = Services(inference, models, control, metrics, jobs, once)
     grpc = _grpc_server(services, settings)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         running = asyncio.create_task(fleet.run())
+        jobs.start()
         try:
             if grpc is not None:
                 await grpc.start()
@@ -105,10 +136,25 @@ def create_app(settings: Settings, specs: Sequence[ModelSpec]) -> Application:
         finally:
             if grpc is not None:
                 await grpc.stop()
+            await jobs.stop(settings.shutdown_grace_s)
             await fleet.stop()
             await running
+            await database.close()
 
     return Application(build_app(services, settings, lifespan=lifespan), services, fleet, grpc)
+
+
+def _jobs(
+    settings: Settings, database: Database, work: Work, metrics: Metrics
+) -> tuple[JobService, OnceAnswers]:
+    limits = StoreLimits(settings.job_max_attempts, settings.job_keep_s)
+    opened = open_jobs(database, settings.data_dir, limits)
+    watch, counted = Watch(), JobMetrics(metrics.registry)
+    running = RunnerLimits(settings.job_max_inputs, settings.job_lease_s)
+    runner = Runner(opened.store, work, opened.owner, watch, counted, running)
+    private = settings.webhook_allow_private
+    notifier = Notifier(opened.webhooks, webhook_body, counted, time.time, allows_private=private)
+    return JobService(opened.store, runner, watch, counted, notifier), opened.once
 
 
 def _grpc_server(services: Services, settings: Settings) -> "GrpcServer | None":
@@ -148,9 +194,11 @@ def read_catalog(settings: Settings) -> tuple[ModelSpec, ...]:
     return specs
 
 
-async def serve(settings: Settings, specs: Sequence[ModelSpec], listening: socket.socket) -> None:
+async def serve(
+    settings: Settings, specs: Sequence[ModelSpec], engines: Engines, listening: socket.socket
+) -> None:
     """Serve until a signal comes and everything accepted is answered."""
-    application = create_app(settings, specs)
+    application = create_app(settings, specs, engines)
     server = build_server(
         application.app,
         settings,
@@ -186,13 +234,14 @@ def main() -> int:
         configure_logging(settings.log_format, settings.effective_log_level)
         specs = read_catalog(settings)
         allow_descriptors(settings.max_connections)
+        engines = open_storage(settings)
         listening = open_socket(settings.host, settings.port, silence_s=settings.client_silence_s)
     except ConfigurationError as wrong:
         sys.stderr.write(f"ai-inference-backend: {wrong}\n")
         return 2
     with listening:
         try:
-            uvloop.run(serve(settings, specs, listening))
+            uvloop.run(serve(settings, specs, engines, listening))
         except ConfigurationError as wrong:
             sys.stderr.write(f"ai-inference-backend: {wrong}\n")
             return 2

@@ -17,6 +17,7 @@ from app.api import (
     errors,
     health,
     inference,
+    jobs,
     metrics,
     models,
     open_inference,
@@ -27,12 +28,14 @@ from app.api import (
 )
 from app.api.deps import AppServices
 from app.api.documented import documented
+from app.api.documented_jobs import STREAM as STREAM_OF_JOBS
 from app.api.documented_parameters import with_path_parameters
 from app.api.documented_streams import REF, Payloads, models_of
 from app.api.envelope import JsonResponse
 from app.api.middleware import RequestContext
 from app.api.plain_route import PlainRoute
 from app.core.config import Settings
+from app.schemas.jobs import JobBody
 from app.schemas.openai_generation import ChatBody, CompletionBody
 from app.schemas.openai_responses import ResponsesBody, ResponsesEvent
 from app.schemas.openai_texts import ClassifyBody, EmbeddingsBody, RerankBody, ScoreBody
@@ -50,6 +53,7 @@ message that names the field, the limit and the remedy. Every answer has a reque
 """
 _TAGS = [
     {"name": "inference", "description": "Ask a model."},
+    {"name": "jobs", "description": "Ask now, fetch the answer later."},
     {"name": "open inference protocol", "description": "Version 2, for its own clients."},
     {"name": "openai", "description": "OpenAI's API, for its own clients."},
     {"name": "models", "description": "Which models and versions there are."},
@@ -60,6 +64,7 @@ _TAGS = [
 OPENAI = (openai_generation, openai_responses, openai_texts, openai_models)
 STREAMS: tuple[Payloads, ...] = (
     inference.STREAM,
+    STREAM_OF_JOBS,
     openai_generation.CHAT_STREAM,
     openai_generation.COMPLETION_STREAM,
     ResponsesEvent,
@@ -109,7 +114,7 @@ def build_app(
     app.state.started_at = time.monotonic()
     app.state.name = NAME
     app.state.assets = docs.load_assets()
-    for part in (inference, open_inference, *OPENAI, models, health, metrics, docs):
+    for part in (inference, jobs, open_inference, *OPENAI, models, health, metrics, docs):
         app.include_router(part.router)
     app.include_router(openai_models.nowhere)
     app.include_router(router)
@@ -129,7 +134,13 @@ def openapi_document(app: FastAPI, settings: Settings) -> dict[str, Any]:
     )
     schemas = document["components"]["schemas"]
     with_path_parameters(document["paths"])
-    bodies: list[type[BaseModel]] = [InferBody, BatchBody, *open_inference.BODIES, *OPENAI_BODIES]
+    bodies: list[type[BaseModel]] = [
+        InferBody,
+        BatchBody,
+        JobBody,
+        *open_inference.BODIES,
+        *OPENAI_BODIES,
+    ]
     for body in bodies + [each for payloads in STREAMS for each in models_of(payloads)]:
         schemas[body.__name__] = body.model_json_schema(ref_template=REF)
         schemas |= schemas[body.__name__].pop("$defs", {})

@@ -9,6 +9,8 @@ from starlette.requests import Request
 from app.core.config import Settings
 from app.core.errors import CallerError, InvalidRequest
 from app.core.types import Asker, Piece, Priority
+from app.jobs.status import JobView, NewJob, OnceKey
+from app.jobs.store import OnceAnswers, Page
 from app.services.inference_service import InferenceRequest, InferenceResult
 from app.services.model_service import Readiness, ServedVersion
 from app.services.open_inference import OpenInference, TensorLimits
@@ -27,6 +29,9 @@ class InvalidHeader(CallerError):
 
 
 class InferenceService(Protocol):
+    def check(self, request: InferenceRequest) -> str:
+        """The model's name. Raises what is wrong with it, whether or not it can run now."""
+
     async def infer(
         self,
         requests: Sequence[InferenceRequest],
@@ -82,6 +87,24 @@ class Metrics(Protocol):
         """Count a request that was answered with an error as a whole."""
 
 
+class JobService(Protocol):
+    """services/job_service.py has it. Raises JobNotFound, StorageUnavailable."""
+
+    async def submit(self, job: NewJob, once: OnceKey | None = None) -> tuple[JobView, bool]: ...
+
+    async def get(self, caller: str, job_id: str) -> JobView: ...
+
+    async def wait(self, caller: str, job_id: str, seconds: float) -> JobView: ...
+
+    def changes(self, caller: str, job_id: str) -> AsyncGenerator[JobView, None]: ...
+
+    async def result(self, view: JobView) -> bytes | None: ...
+
+    async def cancel(self, caller: str, job_id: str) -> JobView: ...
+
+    async def page(self, page: Page) -> Sequence[JobView]: ...
+
+
 class AppServices(Protocol):
     @property
     def inference(self) -> InferenceService: ...
@@ -94,6 +117,12 @@ class AppServices(Protocol):
 
     @property
     def metrics(self) -> Metrics: ...
+
+    @property
+    def jobs(self) -> JobService: ...
+
+    @property
+    def once(self) -> OnceAnswers: ...
 
 
 def open_inference_of(services: AppServices, settings: Settings) -> OpenInference:

@@ -4,11 +4,12 @@ Routes read and write their JSON themselves, for strictness and speed; what Fast
 found out by itself is said here.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import BaseModel
 
-from app.api.documented_parameters import INFERENCE, JSON_LENGTH, REQUEST_ID
+from app.api.documented_parameters import INFERENCE, JSON_LENGTH, ONCE_KEY, REQUEST_ID
 from app.api.documented_streams import REF, Payloads, event_stream
 from app.schemas.open_inference import V2Error, V2InferBody
 from app.schemas.response import EXAMPLE_ID, EXAMPLE_TIME, ErrorAnswer
@@ -30,6 +31,11 @@ _FAILURES: dict[int, tuple[str, str, str]] = {  # status: what it means, an exam
         "The request did not arrive in time.",
         "request_timeout",
         "The body of the request did not arrive in time.",
+    ),
+    409: (
+        "The first request with this Idempotency-Key is still being answered.",
+        "still_running",
+        "The first request with this Idempotency-Key is still being answered; ask again later.",
     ),
     413: (
         "More bytes than the server takes (`body_too_large`), or more tokens than the model takes.",
@@ -89,32 +95,47 @@ _RETRY_AFTER = {
 def documented(
     answer: type[BaseModel],
     *,
-    body: type[BaseModel] | None = None,
+    body: type[BaseModel] | tuple[type[BaseModel], ...] | None = None,
     other: Responses | None = None,
     streams: Payloads | None = None,
     is_probe: bool = False,
+    streams_only: bool = False,
+    status: int = 200,
+    parameters: list[dict[str, Any]] | None = None,
+    failures: tuple[int, ...] = (),
+    headers: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Arguments of a route. One with a body can fail in all the ways of inference.
+    """Arguments of a route. One with a body, or one of several, can fail in all the
+    ways of inference.
 
-    streams: what the events hold that may come in place of the answer. is_probe: any host's name
-    will do.
+    streams: what the events hold that may come in place of the answer, or always do. is_probe: any
+    host's name will do. failures: further ones of a route without a body; parameters: in place of
+    the usual ones; headers: of the answer.
     """
     responses: Responses = {
-        200: {"model": answer, "description": "Done."},
+        status: (
+            {"description": "Done."} if streams_only else {"model": answer, "description": "Done."}
+        ),
         **(other or {}),
     }
     if streams is not None:
-        responses[200]["content"] = event_stream(streams)
-    extra: dict[str, Any] = {"parameters": [REQUEST_ID]}
-    failures = _anywhere(is_probe) if body is None else _FAILURES
-    responses.update({status: _failure(status) for status in failures})
+        responses[status]["content"] = event_stream(streams)
+    if headers is not None:
+        responses[status]["headers"] = headers
+    extra: dict[str, Any] = {"parameters": parameters or [REQUEST_ID]}
+    shown: Iterable[int] = (*_anywhere(is_probe), *failures)
     if body is not None:
-        extra["parameters"] = INFERENCE
-        schema = {"$ref": REF.format(model=body.__name__)}
+        extra["parameters"] = parameters or INFERENCE
+        bodies = body if isinstance(body, tuple) else (body,)
+        schemas = [{"$ref": REF.format(model=each.__name__)} for each in bodies]
+        schema = schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
         extra["requestBody"] = {
             "required": True,
             "content": {"application/json": {"schema": schema}},
         }
+        has_key = ONCE_KEY in extra["parameters"]
+        shown = [*failures, *(each for each in _FAILURES if each != 409 or has_key)]
+    responses.update({each: _failure(each) for each in shown})
     return {
         "response_model": None,
         "responses": responses,

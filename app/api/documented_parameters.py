@@ -46,6 +46,17 @@ CALLER = {
     "example": "shop-7",
 }
 
+ONCE_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "description": "Your name for what this request is to do once, 1 to 255 printable characters: "
+    "sent again with the same body it does nothing and is answered as before, for 24 hours; with "
+    "another body it is refused.",
+    "schema": {"type": "string", "maxLength": 255, "pattern": "^[!-~]+$"},
+    "example": "order-4711-step-2",
+}
+
 JSON_LENGTH = {
     "name": "Inference-Header-Content-Length",
     "in": "header",
@@ -60,6 +71,7 @@ INFERENCE = [REQUEST_ID, TIMEOUT, PRIORITY, CALLER]
 _OF_PATHS = {
     "model_name": ("A model, as `/models` lists them.", "sentiment"),
     "model_version": ("A version of it.", "v1"),
+    "job_id": ("A job of yours.", "job_019d3a7c51e05b2f6c0d9e8a7b6c5d4e"),
 }
 
 

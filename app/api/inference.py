@@ -14,9 +14,11 @@ from app.api.body import read_json
 from app.api.deps import asker_of, note, request_id_of, services_of, settings_of, timeout_ms_of
 from app.api.disconnect import run_unless_gone
 from app.api.documented import documented
+from app.api.documented_parameters import INFERENCE, ONCE_KEY
 from app.api.documented_streams import Payloads
 from app.api.envelope import JsonResponse, error_object, failure
 from app.api.errors import error_response, shown_to_caller
+from app.api.once import answered_once, once_of
 from app.api.plain_route import PlainRoute
 from app.api.sse import event, opened, sse_response
 from app.core.config import Settings
@@ -45,7 +47,10 @@ STREAM: Payloads = {"piece": StreamPiece, "done": StreamDone, "error": ErrorAnsw
 router = APIRouter(tags=["inference"], route_class=PlainRoute)
 
 
-@router.post("/infer", **documented(InferAnswer, body=InferBody, streams=STREAM))
+@router.post(
+    "/infer",
+    **documented(InferAnswer, body=InferBody, streams=STREAM, parameters=[*INFERENCE, ONCE_KEY]),
+)
 async def infer(request: Request) -> Response:
     """Infer one text, or one set of tensors, with one model.
 
@@ -60,10 +65,23 @@ async def infer(request: Request) -> Response:
         max_bytes=settings.max_body_bytes,
         max_values=_VALUES_PER_ENTRY + settings.max_tensor_values,
     )
-    body = parse_infer(value, _limits(settings))
-    wanted = _wanted(body)
+    once = once_of(request, "/infer", asker, value)
+    body = parse_infer(value, limits_of(settings))
+    wanted = wanted_of(body)
+    if body.stream and once is not None:
+        raise InvalidRequest("stream does not go with Idempotency-Key: events are not kept")
     if body.stream:
         return await _stream(request, wanted, timeout_ms, asker)
+    if once is not None:
+        return await answered_once(
+            request, once, lambda: _answer(request, wanted, timeout_ms, asker)
+        )
+    return await _answer(request, wanted, timeout_ms, asker)
+
+
+async def _answer(
+    request: Request, wanted: InferenceRequest, timeout_ms: float | None, asker: Asker
+) -> Response:
     (result,) = await _infer(request, [wanted], timeout_ms, asker)
     note(request, model_used=result.model_used)
     if isinstance(result.outcome, Failed):
@@ -84,7 +102,8 @@ async def infer_batch(request: Request) -> Response:
     settings = settings_of(request)
     max_values = _VALUES_PER_ENTRY + 100 * settings.max_request_items + settings.max_tensor_values
     value = await read_json(request, max_bytes=settings.max_body_bytes, max_values=max_values)
-    wanted, problems = _sorted_out(parse_batch(value, _limits(settings)), _limits(settings))
+    limits = limits_of(settings)
+    wanted, problems = sorted_out(parse_batch(value, limits), limits)
     results = await _infer(request, wanted, timeout_ms, asker) if wanted else ()
     latency_ms = 1000 * (time.perf_counter() - started)
     body = answers.batch(problems, results, request_id_of(request), latency_ms)
@@ -146,17 +165,17 @@ def _told(request: Request, error: ServingError) -> dict[str, Any]:
     return failure(error_object(shown_to_caller(error)), request_id_of(request))
 
 
-def _limits(settings: Settings) -> Limits:
+def limits_of(settings: Settings) -> Limits:
     return Limits(settings.max_text_chars, settings.max_request_items)
 
 
-def _wanted(body: InferBody) -> InferenceRequest:
+def wanted_of(body: InferBody) -> InferenceRequest:
     return InferenceRequest(
         body.text, body.model, body.version, body.parameters, body.inputs or None
     )
 
 
-def _sorted_out(
+def sorted_out(
     entries: Sequence[Any], limits: Limits
 ) -> tuple[list[InferenceRequest], list[InvalidRequest | None]]:
     """What can be inferred, and for each entry why it cannot or None."""
@@ -164,7 +183,7 @@ def _sorted_out(
     problems: list[InvalidRequest | None] = []
     for index, entry in enumerate(entries):
         try:
-            wanted.append(_wanted(parse_infer(entry, limits, where=f"requests.{index}")))
+            wanted.append(wanted_of(parse_infer(entry, limits, where=f"requests.{index}")))
             problems.append(None)
         except InvalidRequest as problem:
             problems.append(problem)

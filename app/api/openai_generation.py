@@ -6,9 +6,16 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.api.deps import settings_of
 from app.api.openai_documented import documented_openai
-from app.api.openai_route import OpenAiRoute, answered, infer, read_call, streamed
+from app.api.openai_route import (
+    OpenAiCall,
+    OpenAiRoute,
+    Writing,
+    answer,
+    limits_of,
+    read_call,
+    streamed,
+)
 from app.schemas.openai_common import OpenAiError, texts_of
 from app.schemas.openai_generation import (
     ChatAnswer,
@@ -18,6 +25,7 @@ from app.schemas.openai_generation import (
     CompletionBody,
     CompletionChunk,
 )
+from app.schemas.request import Limits
 from app.services.openai_chunks import ChatWriter, CompletionWriter
 from app.services.openai_generation import (
     Head,
@@ -40,12 +48,21 @@ router = APIRouter(tags=["openai"], route_class=OpenAiRoute)
 async def openai_chat(request: Request) -> Response:
     """Go on with a conversation, by the model's own chat template."""
     call = await read_call(request, ChatBody)
-    asked = asked_of_chat(call.given, call.found)
-    head = _head("chatcmpl", f"{call.found.name}:{call.found.version}")
+    wanted = chat(call, limits_of(request))
     if call.body.stream:
-        return await streamed(request, call, asked, ChatWriter(head, asked), named=False)
-    (answer,) = await infer(request, call, asked.requests)
-    return answered(request, chat_answer(head, asked, answer))
+        return await streamed(request, call, wanted, named=False)
+    return await answer(request, call, wanted)
+
+
+def chat(call: OpenAiCall[ChatBody], _: Limits) -> Writing:
+    """Raises InvalidRequest."""
+    asked, head = asked_of_chat(call.given, call.found), _head("chatcmpl", call.key)
+    return Writing(
+        asked.requests,
+        lambda answers: chat_answer(head, asked, answers[0]),
+        asked,
+        lambda: ChatWriter(head, asked),
+    )
 
 
 @router.post(
@@ -55,14 +72,23 @@ async def openai_chat(request: Request) -> Response:
 async def openai_completions(request: Request) -> Response:
     """Continue a text, or several, as they stand."""
     call = await read_call(request, CompletionBody)
-    settings = settings_of(request)
-    prompts = texts_of(call.body.prompt, "prompt", settings.max_request_items)
-    asked = asked_of_completion(call.given, call.found, prompts, settings.max_text_chars)
-    head = _head("cmpl", f"{call.found.name}:{call.found.version}")
+    wanted = completions(call, limits_of(request))
     if call.body.stream:
-        return await streamed(request, call, asked, CompletionWriter(head, asked), named=False)
-    answers = await infer(request, call, asked.requests)
-    return answered(request, completion_answer(head, asked, answers))
+        return await streamed(request, call, wanted, named=False)
+    return await answer(request, call, wanted)
+
+
+def completions(call: OpenAiCall[CompletionBody], limits: Limits) -> Writing:
+    """Raises InvalidRequest."""
+    prompts = texts_of(call.body.prompt, "prompt", limits.max_request_items)
+    asked = asked_of_completion(call.given, call.found, prompts, limits.max_text_chars)
+    head = _head("cmpl", call.key)
+    return Writing(
+        asked.requests,
+        lambda answers: completion_answer(head, asked, answers),
+        asked,
+        lambda: CompletionWriter(head, asked),
+    )
 
 
 def _head(prefix: str, model: str) -> Head:

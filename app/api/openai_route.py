@@ -2,6 +2,7 @@
 
 from collections.abc import (
     AsyncGenerator,
+    Callable,
     Iterable,
     Sequence,
 )
@@ -13,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.api.body import read_json
-from app.api.deps import asker_of, note, services_of, settings_of, timeout_ms_of
+from app.api.deps import ModelService, asker_of, note, services_of, settings_of, timeout_ms_of
 from app.api.dialect_route import AlreadyCounted, DialectRoute
 from app.api.dialects import openai_error
 from app.api.disconnect import run_unless_gone
@@ -28,8 +29,9 @@ from app.core.errors import (
     ModelUnavailable,
     ServingError,
 )
-from app.core.types import Answer, Asker, Done, Failed
+from app.core.types import NOBODY, Answer, Asker, Done, Failed
 from app.schemas.openai_common import Body, parse_openai
+from app.schemas.request import Limits
 from app.services.inference_service import InferenceRequest
 from app.services.model_service import ServedVersion
 from app.services.openai_chunks import Broken, Writer, chunks
@@ -56,9 +58,30 @@ class OpenAiCall(Generic[Body]):
 
     body: Body
     given: dict[str, Any]
-    timeout_ms: float | None
-    asker: Asker
     found: ServedVersion
+    timeout_ms: float | None = None
+    asker: Asker = NOBODY
+
+    @property
+    def key(self) -> str:
+        """`name:version` of who answers."""
+        return f"{self.found.name}:{self.found.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a call asks of the service, and how the answers are shown, whoever waits for them."""
+
+    requests: Sequence[InferenceRequest]
+    shown: Callable[[list[Answer]], dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Writing(Wanted):
+    """The same of a call that may be streamed. writer: makes the events."""
+
+    asked: Asked
+    writer: Callable[[], Writer]
 
 
 def _status_of(error: ServingError) -> int:
@@ -83,13 +106,27 @@ async def read_call(request: Request, kind: type[Body], *, values: int = 0) -> O
     given = body.given()
     request.scope["openai_given"] = given
     request.scope["openai_ignored"] = body.ignored()
-    return OpenAiCall(body, given, timeout_ms, asker, find(request, body.model))
+    return OpenAiCall(body, given, find(request, body.model), timeout_ms, asker)
 
 
 def find(request: Request, model: str) -> ServedVersion:
     """By `name` or `name:version`. Raises ModelNotFound."""
+    return find_in(services_of(request).models, model)
+
+
+def find_in(models: ModelService, model: str) -> ServedVersion:
     name, _, version = model.partition(":")
-    return services_of(request).models.find(name, version or None)
+    return models.find(name, version or None)
+
+
+def limits_of(request: Request) -> Limits:
+    settings = settings_of(request)
+    return Limits(settings.max_text_chars, settings.max_request_items)
+
+
+async def answer(request: Request, call: OpenAiCall[Any], wanted: Wanted) -> Response:
+    """Raises AlreadyCounted with the first failure."""
+    return answered(request, wanted.shown(await infer(request, call, wanted.requests)))
 
 
 async def infer(
@@ -117,25 +154,25 @@ DONE = b"data: [DONE]\n\n"
 
 
 async def streamed(
-    request: Request, call: OpenAiCall[Any], asked: Asked, writer: Writer, *, named: bool
+    request: Request, call: OpenAiCall[Any], wanted: Writing, *, named: bool
 ) -> Response:
-    """Server-sent events: what the writer makes. named: by their types, without `[DONE]`.
+    """Server-sent events: what its writer makes. named: by their types, without `[DONE]`.
 
     Raises AlreadyCounted with what fails before the first piece.
     """
     service = services_of(request).inference
-    work = service.stream(asked.requests, timeout_ms=call.timeout_ms, asker=call.asker)
+    work = service.stream(wanted.requests, timeout_ms=call.timeout_ms, asker=call.asker)
     try:
         pieces = await opened(request, work)
     except Cancelled:
         raise
     except ServingError as error:
         raise AlreadyCounted(error) from None
-    note(request, model_used=f"{call.found.name}:{call.found.version}")
+    note(request, model_used=call.key)
     stopping = ModelUnavailable("the server is stopping; ask another", retry_after_s=5.0)
     return sse_response(
         request,
-        _events(request, pieces, writer, named=named),
+        _events(request, pieces, wanted.writer(), named=named),
         headers=ignored_headers(request),
         parting=_error_event(request, stopping, named=named),
     )

@@ -10,7 +10,14 @@ from starlette.responses import Response
 
 from app.api.deps import settings_of
 from app.api.openai_documented import documented_openai
-from app.api.openai_route import OpenAiCall, OpenAiRoute, answered, infer, read_call
+from app.api.openai_route import (
+    OpenAiCall,
+    OpenAiRoute,
+    Wanted,
+    answer,
+    limits_of,
+    read_call,
+)
 from app.core.types import Answer
 from app.schemas.openai_common import texts_of
 from app.schemas.openai_texts import (
@@ -23,7 +30,9 @@ from app.schemas.openai_texts import (
     ScoreAnswer,
     ScoreBody,
 )
+from app.schemas.request import Limits
 from app.services import openai_texts
+from app.services.inference_service import InferenceRequest
 from app.services.openai_generation import new_id, usage_of
 
 router = APIRouter(tags=["openai"], route_class=OpenAiRoute)
@@ -35,21 +44,34 @@ async def openai_embeddings(request: Request) -> Response:
     settings = settings_of(request)
     # Somebody's token ids are many values; they are refused with a word of advice.
     call = await read_call(request, EmbeddingsBody, values=settings.max_tensor_values)
+    return await answer(request, call, embeddings(call, limits_of(request)))
+
+
+def embeddings(call: OpenAiCall[EmbeddingsBody], limits: Limits) -> Wanted:
+    """Raises InvalidRequest, as the others below."""
     openai_texts.require_task(call.found, "embed")
-    answers = await _each(request, call, call.body.input)
     as_base64 = call.body.encoding_format == "base64"
-    shown = openai_texts.embeddings_answer(answers, _key(call), as_base64=as_base64)
-    return answered(request, shown)
+    return Wanted(
+        _each(call, call.body.input, limits),
+        lambda answers: openai_texts.embeddings_answer(answers, call.key, as_base64=as_base64),
+    )
 
 
 @router.post("/v1/classify", **documented_openai(ClassifyAnswer, body=ClassifyBody))
 async def openai_classify(request: Request) -> Response:
     """Labels of texts, in their order."""
     call = await read_call(request, ClassifyBody)
+    return await answer(request, call, classify(call, limits_of(request)))
+
+
+def classify(call: OpenAiCall[ClassifyBody], limits: Limits) -> Wanted:
     openai_texts.require_task(call.found, "classify")
-    answers = await _each(request, call, call.body.input)
-    shown = {**_head("classify", call), "data": openai_texts.classified(answers)}
-    return answered(request, {**shown, "usage": usage_of(answers)})
+    head = _head("classify", call)
+
+    def shown(answers: list[Answer]) -> dict[str, Any]:
+        return {**head, "data": openai_texts.classified(answers), "usage": usage_of(answers)}
+
+    return Wanted(_each(call, call.body.input, limits), shown)
 
 
 @router.post("/v1/rerank", **documented_openai(RerankAnswer, body=RerankBody))
@@ -59,65 +81,71 @@ async def openai_rerank(request: Request) -> Response:
     `meta.scoring` says whether a reranker judged, or cosines of an embedder's vectors.
     """
     call = await read_call(request, RerankBody)
+    return await answer(request, call, rerank(call, limits_of(request)))
+
+
+def rerank(call: OpenAiCall[RerankBody], limits: Limits) -> Wanted:
     openai_texts.require_task(call.found, "rerank", "embed")
-    most = settings_of(request).max_request_items
-    texts = texts_of(openai_texts.document_texts(call.body.documents), "documents", most)
+    given = openai_texts.document_texts(call.body.documents)
+    texts = texts_of(given, "documents", limits.max_request_items)
     pairs = [(call.body.query, text) for text in texts]
-    scores, answers = await _scores(request, call, pairs, ("query", "documents"))
-    results = openai_texts.rerank_results(
-        scores, texts, call.body.top_n, with_documents=bool(call.body.return_documents)
-    )
     meta = {
         "api_version": {"version": openai_texts.API_VERSION},
         "billed_units": {"search_units": 1},
         "scoring": openai_texts.scoring_of(call.found),
     }
-    shown = {"id": new_id("rerank"), "model": _key(call), "results": results, "meta": meta}
-    return answered(request, {**shown, "usage": usage_of(answers)})
+
+    def shown(answers: list[Answer]) -> dict[str, Any]:
+        scores = openai_texts.scores_of_pairs(call.found, pairs, answers)
+        results = openai_texts.rerank_results(
+            scores, texts, call.body.top_n, with_documents=bool(call.body.return_documents)
+        )
+        head = {"id": new_id("rerank"), "model": call.key, "results": results, "meta": meta}
+        return {**head, "usage": usage_of(answers)}
+
+    return Wanted(_of_pairs(call, pairs, ("query", "documents"), limits), shown)
 
 
 @router.post("/v1/score", **documented_openai(ScoreAnswer, body=ScoreBody))
 async def openai_score(request: Request) -> Response:
     """How well the second text goes with the first, pair by pair."""
     call = await read_call(request, ScoreBody)
+    return await answer(request, call, score(call, limits_of(request)))
+
+
+def score(call: OpenAiCall[ScoreBody], limits: Limits) -> Wanted:
     openai_texts.require_task(call.found, "rerank", "embed")
-    most = settings_of(request).max_request_items
+    most = limits.max_request_items
     first = texts_of(call.body.text_1, "text_1", most)
     second = texts_of(call.body.text_2, "text_2", most)
     pairs = openai_texts.pairs_of(first, second)
-    scores, answers = await _scores(request, call, pairs, ("text_1", "text_2"))
-    data = [
-        {"index": index, "object": "score", "score": score} for index, score in enumerate(scores)
-    ]
-    shown = {**_head("score", call), "scoring": openai_texts.scoring_of(call.found), "data": data}
-    return answered(request, {**shown, "usage": usage_of(answers)})
+    head = {**_head("score", call), "scoring": openai_texts.scoring_of(call.found)}
+
+    def shown(answers: list[Answer]) -> dict[str, Any]:
+        scores = openai_texts.scores_of_pairs(call.found, pairs, answers)
+        data = [
+            {"index": index, "object": "score", "score": score}
+            for index, score in enumerate(scores)
+        ]
+        return {**head, "data": data, "usage": usage_of(answers)}
+
+    return Wanted(_of_pairs(call, pairs, ("text_1", "text_2"), limits), shown)
 
 
-async def _each(request: Request, call: OpenAiCall[Any], given: str | list[Any]) -> list[Answer]:
-    settings = settings_of(request)
-    texts = texts_of(given, "input", settings.max_request_items)
-    wanted = openai_texts.requests_of(
-        call.found, texts, "input", call.given, settings.max_text_chars
-    )
-    return await infer(request, call, wanted)
+def _each(call: OpenAiCall[Any], given: str | list[Any], limits: Limits) -> list[InferenceRequest]:
+    texts = texts_of(given, "input", limits.max_request_items)
+    return openai_texts.requests_of(call.found, texts, "input", call.given, limits.max_text_chars)
 
 
-async def _scores(
-    request: Request,
+def _of_pairs(
     call: OpenAiCall[Any],
     pairs: Sequence[tuple[str, str]],
     fields: tuple[str, str],
-) -> tuple[list[float], list[Answer]]:
-    max_chars = settings_of(request).max_text_chars
-    wanted = openai_texts.requests_of_pairs(call.found, pairs, fields, max_chars)
-    answers = await infer(request, call, wanted)
-    return openai_texts.scores_of_pairs(call.found, pairs, answers), answers
-
-
-def _key(call: OpenAiCall[Any]) -> str:
-    return f"{call.found.name}:{call.found.version}"
+    limits: Limits,
+) -> list[InferenceRequest]:
+    return openai_texts.requests_of_pairs(call.found, pairs, fields, limits.max_text_chars)
 
 
 def _head(prefix: str, call: OpenAiCall[Any]) -> dict[str, Any]:
     head = {"id": new_id(prefix), "object": "list", "created": int(time.time())}
-    return {**head, "model": _key(call)}
+    return {**head, "model": call.key}

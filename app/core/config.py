@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.core.errors import ConfigurationError
@@ -35,6 +35,12 @@ def default_model_store() -> Path:
     """A folder below the user's cache folder."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache) / "ai-inference-backend"
+
+
+def default_data_dir() -> Path:
+    """A folder below the user's data folder."""
+    data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share"
+    return Path(data) / "ai-inference-backend"
 
 
 class Settings(BaseSettings):
@@ -88,6 +94,53 @@ class Settings(BaseSettings):
         ge=1,
         le=1024,
         description="CPU threads that all models together may keep busy; default: all usable.",
+    )
+
+    data_dir: Path = Field(
+        default_factory=default_data_dir,
+        description="Folder for what must outlive the server: its database and large results.",
+    )
+    database_url: SecretStr | None = Field(
+        default=None,
+        description="Where jobs, keys and usage are kept: `sqlite:///path` or "
+        "`postgresql://user:password@host/database`; unset: a file in DATA_DIR.",
+    )
+
+    job_timeout_s: float = Field(
+        default=86_400.0,
+        gt=0,
+        le=604_800,
+        description="Time after which a job that has not ended expires, where its request names "
+        "none, in seconds.",
+    )
+    job_keep_s: float = Field(
+        default=259_200.0,
+        ge=60,
+        le=31_536_000,
+        description="How long a job and its result are kept after its end, in seconds.",
+    )
+    job_max_attempts: int = Field(
+        default=5,
+        ge=1,
+        le=1000,
+        description="Servers that may end while they run the same job before it has failed.",
+    )
+    job_lease_s: float = Field(
+        default=15.0,
+        ge=1,
+        le=3600,
+        description="Silence of a server after which others take over its jobs, in seconds.",
+    )
+    job_max_inputs: int = Field(
+        default=64,
+        ge=1,
+        le=4096,
+        description="Most inputs of jobs that are with the models at the same time.",
+    )
+
+    webhook_allow_private: bool = Field(
+        default=False,
+        description="Tell of the ends of jobs at private and link-local addresses, too.",
     )
 
     response_cache_mb: int = Field(
@@ -209,6 +262,13 @@ class Settings(BaseSettings):
         """Lower-case names; None where any is allowed."""
         names = frozenset(name.strip().lower() for name in self.allowed_hosts.split(","))
         return None if "*" in names else names
+
+    @property
+    def database_address(self) -> str:
+        """For storage/engines.py; it may hold a password."""
+        if self.database_url is not None:
+            return self.database_url.get_secret_value()
+        return f"sqlite:///{self.data_dir.expanduser() / 'server.db'}"
 
     @property
     def effective_log_level(self) -> str:

@@ -75,6 +75,24 @@ class Superseded(CallerError):
     code = "superseded"
 
 
+class JobNotFound(CallerError):
+    """You have no such job; it may have been deleted since it ended."""
+
+    code = "job_not_found"
+
+
+class IdempotencyKeyReused(CallerError):
+    """The Idempotency-Key came before with another request; send a new one."""
+
+    code = "idempotency_key_reused"
+
+
+class StillRunning(CallerError):
+    """The first request with this Idempotency-Key is still being answered; ask again later."""
+
+    code = "still_running"
+
+
 class TryLater(ServingError):
     """The request was fine; the server could not take it now."""
 
@@ -89,6 +107,12 @@ class ModelUnavailable(TryLater):
 
 class WorkerLost(ModelUnavailable):
     """The worker that held the request stopped before it answered."""
+
+
+class StorageUnavailable(TryLater):
+    """The server's database cannot be used now; try again later."""
+
+    code = "storage_unavailable"
 
 
 class Overloaded(TryLater):

@@ -18,10 +18,14 @@ class Priority(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Asker:
-    """On whose behalf an item is inferred, and how urgently. caller: shares are fair by it."""
+    """On whose behalf an item is inferred, and how urgently. caller: shares are fair by it.
+
+    is_patient: the time that is given may be longer than the model's own limit.
+    """
 
     caller: str = ""
     priority: Priority = Priority.NORMAL
+    is_patient: bool = False
 
 
 NOBODY = Asker()

@@ -98,6 +98,12 @@ class InferenceService:
         self._reuse = Reuse(cache, metrics, clock)
         self._is_stopping = False
 
+    def check(self, request: InferenceRequest) -> str:
+        """The model that would infer it, now or later. Raises what is wrong with the request."""
+        deployment = self._deployment_of(request)
+        self._parameters_of(deployment, request)
+        return deployment.spec.name
+
     def stop(self) -> None:
         """Take no new input; what was taken is finished."""
         self._is_stopping = True
@@ -182,7 +188,7 @@ class InferenceService:
                 buffer.close()
 
         try:
-            deployment, parameters, limit_ms = self._checked(request, timeout_ms, entry)
+            deployment, parameters, limit_ms = self._checked(request, timeout_ms, asker, entry)
             wait = entry.wait = deployment.supervisor.submit(
                 deployment.spec.key,
                 request.text,
@@ -213,7 +219,7 @@ class InferenceService:
     def _submit(
         self, request: InferenceRequest, timeout_ms: float | None, asker: Asker, entry: _Entry
     ) -> "asyncio.Future[Outcome]":
-        deployment, parameters, limit_ms = self._checked(request, timeout_ms, entry)
+        deployment, parameters, limit_ms = self._checked(request, timeout_ms, asker, entry)
 
         def submit(left_ms: float) -> "asyncio.Future[Outcome]":
             return deployment.supervisor.submit(
@@ -226,23 +232,32 @@ class InferenceService:
         return self._reuse.join(deployment.spec, key, asker, limit_ms, submit)
 
     def _checked(
-        self, request: InferenceRequest, timeout_ms: float | None, entry: _Entry
+        self, request: InferenceRequest, timeout_ms: float | None, asker: Asker, entry: _Entry
     ) -> tuple[Deployment, dict[str, Any], float]:
         """Who infers it, with which parameters, and how long that may take in ms."""
         if self._is_stopping:
             raise ModelUnavailable("the server is stopping; ask another", retry_after_s=5.0)
-        name = self._default_model if request.model is None else request.model
-        deployment = entry.deployment = self._registry.resolve(name, request.version)
+        deployment = entry.deployment = self._deployment_of(request)
         if (closed := deployment.supervisor.closed(deployment.spec.key)) is not None:
             raise closed  # before an answer that is kept, or work in flight
+        parameters = self._parameters_of(deployment, request)
+        own_ms = float(deployment.spec.default_timeout_ms)
+        if timeout_ms is None:
+            return deployment, parameters, own_ms
+        return deployment, parameters, timeout_ms if asker.is_patient else min(own_ms, timeout_ms)
+
+    def _deployment_of(self, request: InferenceRequest) -> Deployment:
+        """Raises ModelNotFound."""
+        name = self._default_model if request.model is None else request.model
+        return self._registry.resolve(name, request.version)
+
+    def _parameters_of(self, deployment: Deployment, request: InferenceRequest) -> dict[str, Any]:
+        """All of them, each checked. Raises InvalidRequest, also for what they come with."""
         _check_form(deployment, request)
         self._check_length("text", len(request.text))
         if deployment.task.chats and request.inputs is not None:
             self._check_length("inputs.messages", count_chars(request.inputs))
-        parameters = resolve(deployment.parameters, request.parameters)
-        limit_ms = float(deployment.spec.default_timeout_ms)
-        limit_ms = limit_ms if timeout_ms is None else min(limit_ms, timeout_ms)
-        return deployment, parameters, limit_ms
+        return resolve(deployment.parameters, request.parameters)
 
     def _check_length(self, field: str, chars: int) -> None:
         if chars > self._max_text_chars:

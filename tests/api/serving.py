@@ -5,13 +5,13 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 from app.api.application import build_app
 from app.api.server import build_server, open_socket
 from app.api.shedding import Shedding, Who
 from app.core.config import Settings
-from app.core.errors import Forbidden, ModelNotFound, ServingError
+from app.core.errors import Forbidden, ModelNotFound, ServingError, StorageUnavailable
 from app.core.types import Answer, Asker, Done, Failed, Outcome, Piece, Timings, Usage
 from app.services.inference_service import InferenceRequest, InferenceResult
 from app.services.model_service import Readiness, ServedVersion
@@ -24,6 +24,11 @@ class EchoService:
         self.requests: list[InferenceRequest] = []
         self.timeouts_ms: list[float | None] = []
         self.askers: list[Asker] = []
+
+    def check(self, request: InferenceRequest) -> str:
+        if request.model == "missing":
+            raise ModelNotFound("no model 'missing'; there is: echo:v1")
+        return "echo"
 
     async def infer(
         self, requests: Sequence[InferenceRequest], *, timeout_ms: float | None, asker: Asker
@@ -191,6 +196,20 @@ class CountingMetrics:
         self.connections = count
 
 
+class NoDatabase:
+    """Whatever is asked of it, there is none."""
+
+    async def changes(self, *given: Any) -> AsyncGenerator[NoReturn, None]:
+        raise StorageUnavailable
+        yield
+
+    def __getattr__(self, name: str) -> Any:
+        async def fail(*given: Any) -> NoReturn:
+            raise StorageUnavailable
+
+        return fail
+
+
 READY = Readiness(True, True, False, {"echo:v1": {"state": "ready"}}, True, ())
 
 
@@ -200,6 +219,8 @@ class FakeServices:
     models: FixedModels = field(default_factory=lambda: FixedModels(READY))
     control: TakesOrders = field(default_factory=TakesOrders)
     metrics: CountingMetrics = field(default_factory=CountingMetrics)
+    jobs: Any = field(default_factory=NoDatabase)
+    once: Any = field(default_factory=NoDatabase)
 
 
 @dataclass

@@ -15,7 +15,8 @@ FILES = sorted(APP.rglob("*.py"))
 TREES = {path: ast.parse(path.read_text(encoding="utf-8"), str(path)) for path in FILES}
 
 ANYTHING = frozenset(
-    "api schemas services models preparing scheduling workers runtimes tasks jobs keys core".split()
+    "api schemas services models preparing scheduling workers runtimes tasks jobs keys storage "
+    "core".split()
 )
 # folder or file of app/ -> what it may import; "folder.module" allows that module alone.
 MAY_IMPORT: dict[str, frozenset[str]] = {
@@ -34,8 +35,9 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "runtimes": frozenset({"core"}),
     "scheduling": frozenset({"core"}),
     "schemas": frozenset({"core"}),
-    "jobs": frozenset({"core"}),
-    "keys": frozenset({"core"}),
+    "jobs": frozenset({"storage", "core"}),
+    "keys": frozenset({"storage", "core"}),
+    "storage": frozenset({"core"}),
     "core": frozenset(),
 }
 HTTP = {"api", "main"}
@@ -56,8 +58,10 @@ LIVES_ONLY_IN: dict[str, set[str]] = {
         {"runtimes", "preparing"},
     ),
     "huggingface_hub": {"models.hub"},
-    "httpx": {"models.hub", "runtimes"},
+    "httpx": {"models.hub", "runtimes", "jobs.webhooks"},
     "ray": {"workers"},
+    **dict.fromkeys(("sqlalchemy", "alembic", "sqlite3"), {"storage", "jobs", "keys"}),
+    "psycopg": {"storage"},
     "cachetools": {"services.response_cache"},
 }
 # What can run code out of a file or a string.

@@ -1,0 +1,1 @@
+"""What must outlive the process: one database, and the schemas in it."""
