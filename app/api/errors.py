@@ -22,12 +22,17 @@ from app.core.errors import (
     InputTooLong,
     InvalidJson,
     InvalidRequest,
+    KeyNotFound,
     ModelNotFound,
+    NameTaken,
     Overloaded,
     PoisonInput,
+    QuotaExceeded,
+    RateLimited,
     ServingError,
     Superseded,
     TryLater,
+    Unauthenticated,
     UnsupportedMediaType,
 )
 
@@ -68,12 +73,17 @@ STATUS: dict[type[ServingError], int] = {
     InputTooLong: 413,
     UnsupportedMediaType: 415,
     Forbidden: 403,
+    Unauthenticated: 401,
+    KeyNotFound: 404,
+    NameTaken: 409,
     Superseded: 409,
     ModelNotFound: 404,
     NoSuchRoute: 404,
     WrongMethod: 405,
     TryLater: 503,
     Overloaded: 429,
+    RateLimited: 429,
+    QuotaExceeded: 429,
     DeadlineExceeded: 504,
     PoisonInput: 500,
     Cancelled: 499,  # nobody reads it; the log does
@@ -91,6 +101,8 @@ def headers_of(error: ServingError) -> dict[str, str]:
     headers: dict[str, str] = {}
     if isinstance(error, WrongMethod):
         headers["Allow"] = error.allowed
+    if isinstance(error, Unauthenticated):
+        headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, TryLater):
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s or 0)))
     if isinstance(error, WrongMethod) and error.allowed:

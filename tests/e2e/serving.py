@@ -26,8 +26,15 @@ Event = dict[str, Any]
 
 
 def environment(**settings: object) -> dict[str, str]:
-    """The user's own, so that MODEL_STORE is shared between runs, and a free port."""
-    ours = {"HOST": "127.0.0.1", "PORT": 0, "LOG_FORMAT": "json", "PYTHONPATH": ROOT, **settings}
+    """The user's own, so that MODEL_STORE is shared between runs, but for a free port and a
+    database below the folder that the server starts in."""
+    ours: dict[str, object] = {
+        "HOST": "127.0.0.1",
+        "PORT": 0,
+        "LOG_FORMAT": "json",
+        "PYTHONPATH": ROOT,
+    }
+    ours |= {"DATA_DIR": "data", **settings}
     return os.environ | {name: str(value) for name, value in ours.items()}
 
 
