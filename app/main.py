@@ -1,7 +1,8 @@
 """The server: `python -m app.main`.
 
-Start: settings, catalog and port are checked before anything is loaded, so that a mistake is one
-line and no child. Then HTTP answers at once (health tells what is loading) while the workers load.
+Start: settings, catalog, database and port are checked before anything is loaded, so that a mistake
+is one line and no child. Then HTTP answers at once (health tells what is loading) while the workers
+load.
 Stop (SIGTERM or SIGINT): not ready, no new work, what was accepted is finished within
 SHUTDOWN_GRACE_S, the workers end, exit 0. A second signal does not wait.
 """
@@ -29,6 +30,10 @@ from app.core.config import Settings, load_settings
 from app.core.errors import ConfigurationError
 from app.core.logging import configure_logging
 from app.core.metrics import Metrics
+from app.keys.gate import Gate
+from app.keys.keyring import Keyring
+from app.keys.service import KeyService
+from app.keys.store import generation
 from app.models.catalog import load_catalog, profile_path
 from app.models.loader import Fleet, build_fleet
 from app.models.preparation import open_stores
@@ -38,6 +43,9 @@ from app.services.inference_service import InferenceService
 from app.services.model_control import ControlLimits, ModelControl
 from app.services.model_service import ModelService
 from app.services.response_cache import ResponseCache
+from app.storage.database import READERS, Database
+from app.storage.engines import Engines, open_engines
+from app.storage.schema import migrate
 
 if TYPE_CHECKING:
     from app.api.open_inference_grpc import GrpcServer
@@ -55,6 +63,8 @@ class Services:
     models: ModelService
     control: ModelControl
     metrics: Metrics
+    gate: Gate
+    keys: KeyService
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +84,45 @@ class Application:
             self.grpc.begin_stop()
 
 
-def create_app(settings: Settings, specs: Sequence[ModelSpec]) -> Application:
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """The database, with our schema. generation: of its keys; 0 where none was ever made."""
+
+    engines: Engines
+    generation: int
+
+
+def open_storage(settings: Settings) -> Storage:
+    """Raises ConfigurationError where it cannot be used."""
+    engines = open_engines(settings.database_address, READERS)
+    migrate(engines)
+    with engines.reader.begin() as connection:
+        return Storage(engines, generation(connection))
+
+
+def guarded(settings: Settings, storage: Storage) -> Settings:
+    """With an address that only this machine can reach, while anybody who could would be let in
+    without having been asked."""
+    if storage.generation or settings.allow_anonymous or settings.is_private:
+        return settings
+    log.warning(
+        "listening_on_loopback_only",
+        reason="there is no API key, so whoever reached the server could use it",
+        remedy="make one (python -m app.cli keys create NAME) or set ALLOW_ANONYMOUS=true, "
+        "and start again",
+    )
+    return settings.model_copy(update={"host": "::1" if ":" in settings.host else "127.0.0.1"})
+
+
+def create_app(settings: Settings, specs: Sequence[ModelSpec], storage: Storage) -> Application:
     """Wire everything together. The workers live as long as the app's lifespan.
 
     Raises ConfigurationError for a GRPC_PORT that cannot be had.
     """
     metrics, clock = Metrics(), MonotonicClock()
+    database = Database(storage.engines)
+    keyring = Keyring(database, storage.generation)
+    gate = Gate(keyring, allows_anonymous=settings.allow_anonymous, is_private=settings.is_private)
     stores = open_stores(settings, progress_for_stderr())
     fleet = build_fleet(specs, stores, settings, metrics, clock)
     inference = InferenceService(
@@ -92,12 +135,20 @@ def create_app(settings: Settings, specs: Sequence[ModelSpec]) -> Application:
     )
     limits = ControlLimits(settings.worker_start_timeout_s, settings.shutdown_grace_s + ENDS_S)
     control = ModelControl(fleet.registry, limits, is_allowed=settings.model_control == "explicit")
-    services = Services(inference, ModelService(fleet.registry), control, metrics)
+    services = Services(
+        inference,
+        ModelService(fleet.registry),
+        control,
+        metrics,
+        gate,
+        KeyService(database, keyring),
+    )
     grpc = _grpc_server(services, settings)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         running = asyncio.create_task(fleet.run())
+        watching = asyncio.create_task(keyring.watch())
         try:
             if grpc is not None:
                 await grpc.start()
@@ -107,6 +158,9 @@ def create_app(settings: Settings, specs: Sequence[ModelSpec]) -> Application:
                 await grpc.stop()
             await fleet.stop()
             await running
+            watching.cancel()
+            await asyncio.wait([watching])
+            await database.close()
 
     return Application(build_app(services, settings, lifespan=lifespan), services, fleet, grpc)
 
@@ -148,9 +202,11 @@ def read_catalog(settings: Settings) -> tuple[ModelSpec, ...]:
     return specs
 
 
-async def serve(settings: Settings, specs: Sequence[ModelSpec], listening: socket.socket) -> None:
+async def serve(
+    settings: Settings, specs: Sequence[ModelSpec], storage: Storage, listening: socket.socket
+) -> None:
     """Serve until a signal comes and everything accepted is answered."""
-    application = create_app(settings, specs)
+    application = create_app(settings, specs, storage)
     server = build_server(
         application.app,
         settings,
@@ -186,13 +242,15 @@ def main() -> int:
         configure_logging(settings.log_format, settings.effective_log_level)
         specs = read_catalog(settings)
         allow_descriptors(settings.max_connections)
+        storage = open_storage(settings)
+        settings = guarded(settings, storage)
         listening = open_socket(settings.host, settings.port, silence_s=settings.client_silence_s)
     except ConfigurationError as wrong:
         sys.stderr.write(f"ai-inference-backend: {wrong}\n")
         return 2
     with listening:
         try:
-            uvloop.run(serve(settings, specs, listening))
+            uvloop.run(serve(settings, specs, storage, listening))
         except ConfigurationError as wrong:
             sys.stderr.write(f"ai-inference-backend: {wrong}\n")
             return 2

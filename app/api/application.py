@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from app.api import (
+    admin,
     docs,
     errors,
     health,
@@ -25,8 +26,10 @@ from app.api import (
     openai_responses,
     openai_texts,
 )
+from app.api.authentication import Authentication
 from app.api.deps import AppServices
 from app.api.documented import documented
+from app.api.documented_admin import with_access
 from app.api.documented_parameters import with_path_parameters
 from app.api.documented_streams import REF, Payloads, models_of
 from app.api.envelope import JsonResponse
@@ -55,6 +58,7 @@ _TAGS = [
     {"name": "models", "description": "Which models and versions there are."},
     {"name": "health", "description": "How the server is."},
     {"name": "metrics", "description": "What it has done."},
+    {"name": "admin", "description": "Who may use it."},
 ]
 
 OPENAI = (openai_generation, openai_responses, openai_texts, openai_models)
@@ -109,13 +113,14 @@ def build_app(
     app.state.started_at = time.monotonic()
     app.state.name = NAME
     app.state.assets = docs.load_assets()
-    for part in (inference, open_inference, *OPENAI, models, health, metrics, docs):
+    for part in (inference, open_inference, *OPENAI, models, health, metrics, admin, docs):
         app.include_router(part.router)
     app.include_router(openai_models.nowhere)
     app.include_router(router)
     errors.install(app)
     app.state.openapi = openapi_document(app, settings)
-    return RequestContext(app, settings.allowed_host_names)
+    guarded = Authentication(app, services.gate, services.metrics.observe_rejected)
+    return RequestContext(guarded, settings.allowed_host_names)
 
 
 def openapi_document(app: FastAPI, settings: Settings) -> dict[str, Any]:
@@ -129,7 +134,9 @@ def openapi_document(app: FastAPI, settings: Settings) -> dict[str, Any]:
     )
     schemas = document["components"]["schemas"]
     with_path_parameters(document["paths"])
+    with_access(document)
     bodies: list[type[BaseModel]] = [InferBody, BatchBody, *open_inference.BODIES, *OPENAI_BODIES]
+    bodies += admin.BODIES
     for body in bodies + [each for payloads in STREAMS for each in models_of(payloads)]:
         schemas[body.__name__] = body.model_json_schema(ref_template=REF)
         schemas |= schemas[body.__name__].pop("$defs", {})

@@ -9,9 +9,13 @@ from starlette.requests import Request
 from app.core.config import Settings
 from app.core.errors import CallerError, InvalidRequest
 from app.core.types import Asker, Piece, Priority
+from app.keys.audit import Act, Actor
+from app.keys.gate import Caller, Gate
+from app.keys.key import Key, Terms
 from app.services.inference_service import InferenceRequest, InferenceResult
 from app.services.model_service import Readiness, ServedVersion
 from app.services.open_inference import OpenInference, TensorLimits
+from app.services.visible_models import Models, VisibleModels
 
 TIMEOUT_HEADER = "X-Request-Timeout-Ms"
 PRIORITY_HEADER = "X-Priority"
@@ -71,6 +75,24 @@ class ModelControl(Protocol):
         """Returns when it is gone."""
 
 
+class KeyService(Protocol):
+    """keys/service.py has it. Raises StorageUnavailable, KeyNotFound."""
+
+    async def create(self, actor: Actor, terms: Terms) -> tuple[Key, str]: ...
+
+    async def revoke(self, actor: Actor, named: str) -> Key: ...
+
+    async def rotate(self, actor: Actor, named: str, grace_s: float) -> tuple[Key, str]: ...
+
+    async def get(self, named: str) -> Key: ...
+
+    async def list(self) -> Sequence[Key]: ...
+
+    async def note(self, act: Act) -> None: ...
+
+    async def audited(self, limit: int, before: int | None) -> Sequence[tuple[int, Act]]: ...
+
+
 class Metrics(Protocol):
     def render(self) -> bytes:
         """Prometheus text."""
@@ -95,13 +117,40 @@ class AppServices(Protocol):
     @property
     def metrics(self) -> Metrics: ...
 
+    @property
+    def gate(self) -> Gate: ...
 
-def open_inference_of(services: AppServices, settings: Settings) -> OpenInference:
-    """The protocol, with this server's limits."""
+    @property
+    def keys(self) -> KeyService: ...
+
+
+def open_inference_of(services: AppServices, settings: Settings, caller: Caller) -> OpenInference:
+    """The protocol, with this server's limits and the caller's models."""
     limits = TensorLimits(
         settings.max_text_chars, settings.max_request_items, settings.max_tensor_values
     )
-    return OpenInference(services.inference, services.models, limits)
+    return OpenInference(services.inference, models_for(services, caller), limits)
+
+
+def models_for(services: AppServices, caller: Caller) -> Models:
+    """Those that the caller may know of."""
+    allowed = caller.models
+    return services.models if allowed is None else VisibleModels(services.models, allowed)
+
+
+def models_of(request: Request) -> Models:
+    return models_for(services_of(request), caller_of(request))
+
+
+def caller_of(request: Request) -> Caller:
+    """Who asks; on routes that are not open to all."""
+    caller: Caller = request.scope["caller"]
+    return caller
+
+
+def actor_of(request: Request) -> Actor:
+    """For the audit log."""
+    return Actor(f"key:{caller_of(request).name}", request_id_of(request))
 
 
 def services_of(request: Request) -> AppServices:
@@ -136,12 +185,16 @@ def timeout_ms_of(request: Request) -> float | None:
 
 
 def asker_of(request: Request) -> Asker:
-    """Who asks, by his own name or else by his address, and how urgently. Raises InvalidRequest."""
-    return asker_from(
+    """Who asks, by his key, or else by his own name or address, and how urgently.
+
+    Raises InvalidRequest.
+    """
+    said = asker_from(
         request.headers.getlist(PRIORITY_HEADER),
         request.headers.getlist(CALLER_HEADER),
         "" if request.client is None else request.client.host,
     )
+    return caller_of(request).asks(said)
 
 
 def asker_from(priorities: list[str], callers: list[str], host: str) -> Asker:

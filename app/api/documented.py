@@ -15,11 +15,21 @@ from app.schemas.response import EXAMPLE_ID, EXAMPLE_TIME, ErrorAnswer
 
 Responses = dict[int | str, dict[str, Any]]
 
-_FAILURES: dict[int, tuple[str, str, str]] = {  # status: what it means, an example of it
+FAILURES: dict[int, tuple[str, str, str]] = {  # status: what it means, an example of it
     400: (
         "Not strict JSON, or a malformed header.",
         "invalid_json",
         "The body is not valid JSON: JSON is malformed: trailing characters (byte 14).",
+    ),
+    401: (
+        "No API key, or one that is unknown, revoked or expired.",
+        "unauthenticated",
+        "The API key is unknown, revoked or expired.",
+    ),
+    403: (
+        "The API key lacks the scope, or may not use the model.",
+        "forbidden",
+        "this API key may not use the model 'generator'",
     ),
     404: (
         "No such model or version.",
@@ -30,6 +40,11 @@ _FAILURES: dict[int, tuple[str, str, str]] = {  # status: what it means, an exam
         "The request did not arrive in time.",
         "request_timeout",
         "The body of the request did not arrive in time.",
+    ),
+    409: (
+        "There is something of this name.",
+        "name_taken",
+        "there is a key named 'shop-frontend'; names are never used again",
     ),
     413: (
         "More bytes than the server takes (`body_too_large`), or more tokens than the model takes.",
@@ -75,6 +90,7 @@ _FAILURES: dict[int, tuple[str, str, str]] = {  # status: what it means, an exam
     ),
 }
 
+_OF_INFERENCE = [status for status in FAILURES if status != 409]
 _RETRY_AFTER = {
     "Retry-After": {
         "description": "Seconds until another try may succeed.",
@@ -109,7 +125,7 @@ def documented(
             "required": True,
             "content": {"application/json": {"schema": schema}},
         }
-        responses.update({status: _failure(status) for status in _FAILURES})
+        responses.update({status: failure_shown(status) for status in _OF_INFERENCE})
     return {
         "response_model": None,
         "responses": responses,
@@ -140,7 +156,7 @@ def documented_v2(
     if takes_tensors:
         responses[200]["content"] = {"application/octet-stream": {"schema": _RAW}}
     for status in sorted({*failures, *(_V2_FAILURES if body is not None else ())}):
-        words = _V2_WORDS.get(status) or _FAILURES[status][0]
+        words = _V2_WORDS.get(status) or FAILURES[status][0]
         responses[status] = {"model": V2Error, "description": words}
     if unready is not None:
         responses[503] = {"model": unready, "description": "Not now."}
@@ -155,8 +171,8 @@ def documented_v2(
     return {"response_model": None, "responses": responses, "openapi_extra": extra}
 
 
-def _failure(status: int) -> dict[str, Any]:
-    description, code, message = _FAILURES[status]
+def failure_shown(status: int) -> dict[str, Any]:
+    description, code, message = FAILURES[status]
     example = {
         "success": False,
         "error": {"code": code, "message": message},

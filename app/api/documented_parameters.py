@@ -60,6 +60,7 @@ INFERENCE = [REQUEST_ID, TIMEOUT, PRIORITY, CALLER]
 _OF_PATHS = {
     "model_name": ("A model, as `/models` lists them.", "sentiment"),
     "model_version": ("A version of it.", "v1"),
+    "key_name": ("The name or the id of an API key.", "shop-frontend"),
 }
 
 

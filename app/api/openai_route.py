@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.api.body import read_json
-from app.api.deps import asker_of, note, services_of, settings_of, timeout_ms_of
+from app.api.deps import asker_of, models_of, note, services_of, settings_of, timeout_ms_of
 from app.api.dialect_route import AlreadyCounted, DialectRoute
 from app.api.dialects import openai_error
 from app.api.disconnect import run_unless_gone
@@ -87,9 +87,9 @@ async def read_call(request: Request, kind: type[Body], *, values: int = 0) -> O
 
 
 def find(request: Request, model: str) -> ServedVersion:
-    """By `name` or `name:version`. Raises ModelNotFound."""
+    """By `name` or `name:version`. Raises ModelNotFound, Forbidden."""
     name, _, version = model.partition(":")
-    return services_of(request).models.find(name, version or None)
+    return models_of(request).find(name, version or None)
 
 
 async def infer(

@@ -4,6 +4,7 @@ Only `app/main.py` and `app/cli.py` build `Settings()`. Every further setting ha
 name, a bound and a description; `.env.example` shows each one (a test compares the two).
 """
 
+import ipaddress
 import os
 from pathlib import Path
 from typing import Literal, Self
@@ -51,7 +52,12 @@ class Settings(BaseSettings):
     )
 
     debug: bool = Field(default=False, description="Log at debug level.")
-    host: str = Field(default="0.0.0.0", min_length=1, description="Address to listen on.")
+    host: str = Field(
+        default="0.0.0.0",
+        min_length=1,
+        description="Address to listen on; 127.0.0.1 in its place while there is no API key and "
+        "ALLOW_ANONYMOUS is false.",
+    )
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0: any free.")
     grpc_port: int | None = Field(
         default=None,
@@ -96,6 +102,10 @@ class Settings(BaseSettings):
         description="CPU threads that all models together may keep busy; default: all usable.",
     )
 
+    allow_anonymous: bool = Field(
+        default=False,
+        description="Serve requests without an API key, too, from wherever they come.",
+    )
     data_dir: Path = Field(
         default_factory=default_data_dir,
         description="Folder for what must outlive the server: its database and large results.",
@@ -225,6 +235,14 @@ class Settings(BaseSettings):
         """Lower-case names; None where any is allowed."""
         names = frozenset(name.strip().lower() for name in self.allowed_hosts.split(","))
         return None if "*" in names else names
+
+    @property
+    def is_private(self) -> bool:
+        """Only this machine can reach us."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:  # a name
+            return self.host == "localhost"
 
     @property
     def database_address(self) -> str:

@@ -93,7 +93,7 @@ def all_keys(connection: Connection) -> Sequence[Key]:
 
 
 def generation(connection: Connection) -> int:
-    return connection.scalars(select(GENERATION.c.generation)).one()
+    return int(connection.scalars(select(GENERATION.c.generation)).one())
 
 
 def _raise_generation(connection: Connection) -> None:

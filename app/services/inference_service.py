@@ -35,6 +35,7 @@ from app.services.response_cache import ResponseCache
 from app.services.reuse import Reuse
 from app.services.shared_work import key_of_work
 from app.services.streaming import PieceBuffer, too_slow, whole
+from app.services.visible_models import check_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +181,7 @@ class InferenceService:
                 buffer.close()
 
         try:
-            deployment, parameters, limit_ms = self._checked(request, timeout_ms, entry)
+            deployment, parameters, limit_ms = self._checked(request, timeout_ms, entry, asker)
             wait = entry.wait = deployment.supervisor.submit(
                 deployment.spec.key,
                 request.text,
@@ -211,7 +212,7 @@ class InferenceService:
     def _submit(
         self, request: InferenceRequest, timeout_ms: float | None, asker: Asker, entry: _Entry
     ) -> "asyncio.Future[Outcome]":
-        deployment, parameters, limit_ms = self._checked(request, timeout_ms, entry)
+        deployment, parameters, limit_ms = self._checked(request, timeout_ms, entry, asker)
 
         def submit(left_ms: float) -> "asyncio.Future[Outcome]":
             return deployment.supervisor.submit(
@@ -224,12 +225,13 @@ class InferenceService:
         return self._reuse.join(deployment.spec, key, asker, limit_ms, submit)
 
     def _checked(
-        self, request: InferenceRequest, timeout_ms: float | None, entry: _Entry
+        self, request: InferenceRequest, timeout_ms: float | None, entry: _Entry, asker: Asker
     ) -> tuple[Deployment, dict[str, Any], float]:
         """Who infers it, with which parameters, and how long that may take in ms."""
         if self._is_stopping:
             raise ModelUnavailable("the server is stopping; ask another", retry_after_s=5.0)
         name = self._default_model if request.model is None else request.model
+        check_model(asker.models, name)
         deployment = entry.deployment = self._registry.resolve(name, request.version)
         if (closed := deployment.supervisor.closed(deployment.spec.key)) is not None:
             raise closed  # before an answer that is kept, or work in flight

@@ -6,7 +6,7 @@ Text models take BYTES and give named tensors (`open_inference_texts.py`); model
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from app.core.errors import InvalidRequest, ModelUnavailable
@@ -229,7 +229,7 @@ def _urgent(parameters: dict[str, Any], asker: Asker) -> Asker:
     if type(number) is not int or not 0 <= number <= len(_PRIORITIES):
         known = ", ".join(f"{name} or {number}" for name, number in _PRIORITIES.items())
         raise InvalidRequest(f"parameters.priority must be one of: {known}")
-    return replace(asker, priority=Priority(number - 1)) if number else asker
+    return asker.asking(Priority(number - 1)) if number else asker
 
 
 def _of_task(declared: Sequence[Parameter], given: Mapping[str, Any]) -> dict[str, Any]:

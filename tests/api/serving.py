@@ -4,7 +4,7 @@ import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from app.api.application import build_app
@@ -13,6 +13,9 @@ from app.api.shedding import Shedding, Who
 from app.core.config import Settings
 from app.core.errors import Forbidden, ModelNotFound, ServingError
 from app.core.types import Answer, Asker, Done, Failed, Outcome, Piece, Timings, Usage
+from app.keys.gate import Gate
+from app.keys.key import Key, Scope, Terms
+from app.keys.secret import digest_of, new_secret
 from app.services.inference_service import InferenceRequest, InferenceResult
 from app.services.model_service import Readiness, ServedVersion
 
@@ -194,12 +197,48 @@ class CountingMetrics:
 READY = Readiness(True, True, False, {"echo:v1": {"state": "ready"}}, True, ())
 
 
+class Keys:
+    """Those that it was given, by their secrets; finds those that are revoked no more."""
+
+    def __init__(self) -> None:
+        self.keys: dict[str, Key] = {}
+        self.error: ServingError | None = None
+
+    def add(self, name: str, *scopes: Scope, **terms: Any) -> str:
+        """The secret."""
+        secret = new_secret("usr")
+        made = Terms(name, frozenset(scopes), **terms)
+        self.keys[digest_of(secret)] = Key(f"key_{name}", "", 0.0, made)
+        return secret
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.keys
+
+    async def find(self, digest: str) -> Key | None:
+        if self.error is not None:
+            raise self.error
+        key = self.keys.get(digest)
+        return None if key is None or key.revoked_at is not None else key
+
+    def revoke(self, secret: str) -> None:
+        digest = digest_of(secret)
+        self.keys[digest] = replace(self.keys[digest], revoked_at=1.0)
+
+
+def gate_of(keys: Keys) -> Gate:
+    """As on a machine of one's own."""
+    return Gate(keys, allows_anonymous=False, is_private=True)
+
+
 @dataclass
 class FakeServices:
     inference: EchoService = field(default_factory=EchoService)
     models: FixedModels = field(default_factory=lambda: FixedModels(READY))
     control: TakesOrders = field(default_factory=TakesOrders)
     metrics: CountingMetrics = field(default_factory=CountingMetrics)
+    gate: Gate = field(default_factory=lambda: gate_of(Keys()))
+    keys: Any = None
 
 
 @dataclass

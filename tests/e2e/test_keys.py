@@ -1,0 +1,54 @@
+"""Keys of a whole server: it keeps to itself until there is one, and believes the command line."""
+
+import os
+import subprocess
+import sys
+
+from tests.e2e.conftest import Start
+from tests.e2e.serving import ServerProcess, environment
+from tests.processes import until
+
+
+def cli(server_folder, *arguments: str) -> str:
+    """What it says, of the database in that folder."""
+    done = subprocess.run(
+        [sys.executable, "-m", "app.cli", *arguments],
+        cwd=server_folder,
+        env=environment(LOG_LEVEL="error"),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def status(server: ServerProcess, secret: str = "") -> int:
+    headers = {"Authorization": f"Bearer {secret}"} if secret else {}
+    return server.client.get("/models", headers=headers).status_code
+
+
+def test_until_there_is_a_key_the_server_listens_to_its_own_machine(start_server: Start, tmp_path):
+    first = start_server(HOST="0.0.0.0", GRPC_PORT=0)
+    told = first.wait_for(lambda event: event["event"] == "listening_on_loopback_only")
+    assert "keys create" in told["remedy"] and "ALLOW_ANONYMOUS" in told["remedy"]
+    assert first.wait_for(lambda event: event["event"] == "listening")["host"] == "127.0.0.1"
+    assert status(first) == 200
+
+    secret = cli(tmp_path, "keys", "create", "app")
+    until(lambda: status(first) == 401, "the first key closes the door to others", 10)
+    assert status(first, secret) == 200
+    cli(tmp_path, "keys", "revoke", "app")
+    until(lambda: status(first, secret) == 401, "a key that was revoked elsewhere ends", 10)
+
+    second = start_server(HOST="0.0.0.0")
+    assert second.wait_for(lambda event: event["event"] == "listening")["host"] == "0.0.0.0"
+    assert status(second) == 401
+    for server in (first, second):
+        assert secret not in str(server.events) + str(server.other_lines)
+    assert os.stat(tmp_path / "data").st_mode & 0o077 == 0, "nobody else reads the database"
+
+
+def test_strangers_are_let_in_where_that_was_said(start_server: Start):
+    server = start_server(HOST="0.0.0.0", ALLOW_ANONYMOUS="true")
+    assert server.wait_for(lambda event: event["event"] == "listening")["host"] == "0.0.0.0"
+    assert status(server) == 200 and server.client.get("/admin/keys").status_code == 401
