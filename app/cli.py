@@ -3,6 +3,7 @@
 check  validate a catalog and show what it would load, from where, and what that takes
 pull   fetch the model files and prepare the checkpoints
 keys   make, list, revoke and rotate API keys
+usage  what was used, and what it cost
 """
 
 import argparse
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = load_settings()
         configure_logging(settings.log_format, settings.effective_log_level)
-        if options.command == "keys":
+        if options.command in ("keys", "usage"):
             return _say(command_line.run(options, settings.database_address))
         path = _catalog_path(options.catalog, settings)
         specs = load_catalog(path)

@@ -27,13 +27,14 @@ from app.api.application import NAME, VERSION, build_app
 from app.api.server import Server, allow_descriptors, build_server, open_socket
 from app.core.clock import MonotonicClock
 from app.core.config import Settings, load_settings
-from app.core.errors import ConfigurationError
+from app.core.errors import ConfigurationError, StorageUnavailable
 from app.core.logging import configure_logging
 from app.core.metrics import Metrics
 from app.keys.gate import Gate
 from app.keys.keyring import Keyring
 from app.keys.service import KeyService
 from app.keys.store import generation
+from app.keys.usage import UsageLedger
 from app.models.catalog import load_catalog, profile_path
 from app.models.loader import Fleet, build_fleet
 from app.models.preparation import open_stores
@@ -65,6 +66,7 @@ class Services:
     metrics: Metrics
     gate: Gate
     keys: KeyService
+    usage: UsageLedger
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,7 @@ def create_app(settings: Settings, specs: Sequence[ModelSpec], storage: Storage)
     metrics, clock = Metrics(), MonotonicClock()
     database = Database(storage.engines)
     keyring = Keyring(database, storage.generation)
+    ledger = UsageLedger(database)
     gate = Gate(keyring, allows_anonymous=settings.allow_anonymous, is_private=settings.is_private)
     stores = open_stores(settings, progress_for_stderr())
     fleet = build_fleet(specs, stores, settings, metrics, clock)
@@ -132,6 +135,7 @@ def create_app(settings: Settings, specs: Sequence[ModelSpec], storage: Storage)
         default_model=settings.default_model,
         max_text_chars=settings.max_text_chars,
         cache=_response_cache(settings, metrics),
+        meter=ledger,
     )
     limits = ControlLimits(settings.worker_start_timeout_s, settings.shutdown_grace_s + ENDS_S)
     control = ModelControl(fleet.registry, limits, is_allowed=settings.model_control == "explicit")
@@ -142,13 +146,14 @@ def create_app(settings: Settings, specs: Sequence[ModelSpec], storage: Storage)
         metrics,
         gate,
         KeyService(database, keyring),
+        ledger,
     )
     grpc = _grpc_server(services, settings)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         running = asyncio.create_task(fleet.run())
-        watching = asyncio.create_task(keyring.watch())
+        attending = [asyncio.create_task(each) for each in (keyring.watch(), ledger.run())]
         try:
             if grpc is not None:
                 await grpc.start()
@@ -158,8 +163,11 @@ def create_app(settings: Settings, specs: Sequence[ModelSpec], storage: Storage)
                 await grpc.stop()
             await fleet.stop()
             await running
-            watching.cancel()
-            await asyncio.wait([watching])
+            for task in attending:
+                task.cancel()
+            await asyncio.wait(attending)
+            with contextlib.suppress(StorageUnavailable):  # it is in the log
+                await ledger.flush()
             await database.close()
 
     return Application(build_app(services, settings, lifespan=lifespan), services, fleet, grpc)

@@ -56,6 +56,7 @@ ROUTES: Mapping[str, Access] = {
     "POST /v2/repository/models/{model_name}/load": Scope.MODELS_WRITE,
     "POST /v2/repository/models/{model_name}/unload": Scope.MODELS_WRITE,
     "ANY /v2/{rest:path}": Open.TO_CALLERS,
+    "GET /usage": Open.TO_CALLERS,
     "POST /admin/keys": Scope.ADMIN,
     "GET /admin/keys": Scope.ADMIN,
     "GET /admin/keys/{key_name}": Scope.ADMIN,

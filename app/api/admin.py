@@ -15,8 +15,8 @@ from app.api.documented_admin import documented_admin
 from app.api.envelope import JsonResponse
 from app.api.plain_route import PlainRoute
 from app.core.errors import InvalidRequest
+from app.core.price import NANOS
 from app.keys.key import (
-    NANOS,
     USUAL_SCOPES,
     KeyLimits,
     Terms,

@@ -25,6 +25,7 @@ from app.api import (
     openai_models,
     openai_responses,
     openai_texts,
+    usage,
 )
 from app.api.authentication import Authentication
 from app.api.deps import AppServices
@@ -58,6 +59,7 @@ _TAGS = [
     {"name": "models", "description": "Which models and versions there are."},
     {"name": "health", "description": "How the server is."},
     {"name": "metrics", "description": "What it has done."},
+    {"name": "usage", "description": "What was used, and what it cost."},
     {"name": "admin", "description": "Who may use it."},
 ]
 
@@ -113,7 +115,7 @@ def build_app(
     app.state.started_at = time.monotonic()
     app.state.name = NAME
     app.state.assets = docs.load_assets()
-    for part in (inference, open_inference, *OPENAI, models, health, metrics, admin, docs):
+    for part in (inference, open_inference, *OPENAI, models, health, metrics, usage, admin, docs):
         app.include_router(part.router)
     app.include_router(openai_models.nowhere)
     app.include_router(router)

@@ -12,6 +12,7 @@ from app.core.types import Asker, Piece, Priority
 from app.keys.audit import Act, Actor
 from app.keys.gate import Caller, Gate
 from app.keys.key import Key, Terms
+from app.keys.usage_rows import Period
 from app.services.inference_service import InferenceRequest, InferenceResult
 from app.services.model_service import Readiness, ServedVersion
 from app.services.open_inference import OpenInference, TensorLimits
@@ -37,8 +38,12 @@ class InferenceService(Protocol):
         *,
         timeout_ms: float | None,
         asker: Asker,
+        is_whole: bool = False,
     ) -> Sequence[InferenceResult]:
-        """One result per request, in order. Raises only what concerns all of them."""
+        """One result per request, in order. Raises only what concerns all of them.
+
+        is_whole: one failure is the answer to all of them.
+        """
 
     def stream(
         self,
@@ -93,6 +98,13 @@ class KeyService(Protocol):
     async def audited(self, limit: int, before: int | None) -> Sequence[tuple[int, Act]]: ...
 
 
+class Usage(Protocol):
+    async def totals(
+        self, period: Period, by: Sequence[str], key_id: str | None = None
+    ) -> Sequence[Mapping[str, Any]]:
+        """Up to this moment; of one key, or of all. Raises StorageUnavailable."""
+
+
 class Metrics(Protocol):
     def render(self) -> bytes:
         """Prometheus text."""
@@ -122,6 +134,9 @@ class AppServices(Protocol):
 
     @property
     def keys(self) -> KeyService: ...
+
+    @property
+    def usage(self) -> Usage: ...
 
 
 def open_inference_of(services: AppServices, settings: Settings, caller: Caller) -> OpenInference:

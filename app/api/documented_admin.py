@@ -59,6 +59,30 @@ def documented_admin(
     return {"response_model": None, "responses": responses, "openapi_extra": extra}
 
 
+def _words(name: str, what: str, example: str) -> dict[str, Any]:
+    shown = {"name": name, "in": "query", "required": False, "description": what}
+    return {**shown, "schema": {"type": "string", "minLength": 1}, "example": example}
+
+
+_USAGE = [
+    _words("from", "First day, in UTC; 30 days up to the last where it is left out.", "2027-01-01"),
+    _words("to", "Last day; today where it is left out.", "2027-01-31"),
+    _words(
+        "group_by", "`key`, `model`, `version`, `day`, by commas; usually `model`.", "key,model"
+    ),
+    _words("key", "A key's name or id; another's needs the scope `admin`.", "shop-frontend"),
+    _words("format", "`json` or `csv`.", "csv"),
+]
+
+
+def documented_usage(answer: type[BaseModel]) -> dict[str, Any]:
+    """Arguments of the route."""
+    shown = documented_admin(answer, failures=(404, 422))
+    shown["responses"][200]["content"] = {"text/csv": {"schema": {"type": "string"}}}
+    shown["openapi_extra"]["parameters"] += _USAGE
+    return shown
+
+
 def with_access(document: dict[str, Any]) -> None:
     """What each route asks for, from the same table as the server's own checks."""
     document["components"]["securitySchemes"] = SECURITY

@@ -97,7 +97,7 @@ async def infer(
 ) -> list[Answer]:
     """Raises AlreadyCounted with the first failure."""
     work = services_of(request).inference.infer(
-        wanted, timeout_ms=call.timeout_ms, asker=call.asker
+        wanted, timeout_ms=call.timeout_ms, asker=call.asker, is_whole=True
     )
     results = await run_unless_gone(request, work)
     if len(results) != len(wanted):

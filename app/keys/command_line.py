@@ -1,4 +1,4 @@
-"""`python -m app.cli keys ...`: works beside a running server, which sees it within a second."""
+"""`python -m app.cli keys` and `usage`: beside a running server, which sees it within a second."""
 
 import argparse
 import getpass
@@ -12,10 +12,14 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from app.core.errors import InvalidRequest
-from app.keys import admin, audit, shown, store
+from app.keys import admin, audit, shown, store, usage_rows
 from app.keys.audit import Actor
-from app.keys.key import LIMITS, NANOS, KeyLimits, Scope, Terms, priority_of, scopes_of
+from app.core.price import NANOS
+from app.keys.key import LIMITS, KeyLimits, Scope, Terms, priority_of, scopes_of
 from app.keys.key import PRIORITIES, USUAL_SCOPES
+from app.keys.usage import day_of
+from app.keys.usage_rows import GROUPS
+from app.keys.usage_shown import USUAL_GROUPS, groups_of, period_of, usage_csv, usage_lines
 from app.storage.engines import Engines, open_engines
 from app.storage.schema import migrate
 
@@ -32,7 +36,7 @@ class Said:
 
 
 def add_commands(commands: Any) -> None:
-    """Below `keys`."""
+    """`keys` and what is below it, and `usage`."""
     keys = commands.add_parser("keys", help="make, list, revoke and rotate API keys")
     actions = keys.add_subparsers(dest="action", required=True)
     create = actions.add_parser("create", help="make a key; prints it, once")
@@ -63,6 +67,16 @@ def add_commands(commands: Any) -> None:
     )
     for action in (revoke, rotate):
         action.add_argument("name", help="the key's name or id")
+
+    usage = commands.add_parser("usage", help="what was used, and what it cost")
+    usage.set_defaults(action="usage")
+    usage.add_argument("--from", dest="first", metavar="DAY", help="2027-01-01 (default: 30 days)")
+    usage.add_argument("--to", dest="last", metavar="DAY", help="included (default: today)")
+    usage.add_argument(
+        "--by", metavar="GROUPS", help=f"{','.join(GROUPS)} (default: {','.join(USUAL_GROUPS)})"
+    )
+    usage.add_argument("--key", metavar="NAME", help="of one key (default: of all)")
+    usage.add_argument("--csv", action="store_true", help="for other programs")
 
 
 def run(options: argparse.Namespace, address: str) -> Said:
@@ -115,7 +129,19 @@ def _rotate(options: argparse.Namespace, engines: Engines, now: float) -> Said:
     return Said([secret], [f"{key.name}: the old secret {old}. This one is shown only now."])
 
 
-_ACTIONS = {"create": _create, "list": _list, "revoke": _revoke, "rotate": _rotate}
+def _usage(options: argparse.Namespace, engines: Engines, now: float) -> Said:
+    period = period_of(options.first, options.last, day_of(now))
+    by = groups_of(options.by)
+    with engines.reader.begin() as connection:
+        key_id = None if options.key is None else store.get(connection, options.key).id
+        rows = usage_rows.totals(connection, period, by, key_id)
+    if options.csv:
+        return Said(usage_csv(rows, by).splitlines())
+    aside = [f"{period.first} to {period.last}, in UTC; cost in the currency of the catalog."]
+    return Said(usage_lines(rows, by), aside)
+
+
+_ACTIONS = {"usage": _usage, "create": _create, "list": _list, "revoke": _revoke, "rotate": _rotate}
 
 
 def _actor() -> Actor:

@@ -9,9 +9,6 @@ from math import inf
 from app.core.errors import InvalidRequest
 from app.core.types import Priority
 
-NANOS = 1_000_000_000
-"""Money is counted in billionths of a unit, in whole numbers: sums are exact."""
-
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
 MOST_MODELS = 256

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from app.keys.key import LIMITS, NANOS, Key, KeyLimits
+from app.core.price import NANOS
+from app.keys.key import LIMITS, Key, KeyLimits
 
 
 def instant(seconds: float | None) -> str | None:

@@ -3,7 +3,9 @@
 from sqlalchemy import (
     BigInteger,
     Column,
+    Date,
     Double,
+    Index,
     Integer,
     MetaData,
     String,
@@ -50,4 +52,28 @@ AUDIT = Table(
     Column("target", String(256), nullable=False),
     Column("details", Text, nullable=False),
     Column("request_id", String(128), nullable=False),
+)
+
+COUNTS = ("requests", "items", "failures", "cached_items", "input_tokens", "output_tokens")
+SUMS = (*COUNTS, "compute_ms", "cost_nanos")
+
+USAGE = Table(
+    "usage",
+    METADATA,
+    Column("key_id", String(32), primary_key=True),
+    Column("model", String(128), primary_key=True),
+    Column("version", String(128), primary_key=True),
+    Column("day", Date, primary_key=True),
+    *(Column(name, BigInteger, nullable=False) for name in COUNTS),
+    Column("compute_ms", Double, nullable=False),
+    Column("cost_nanos", BigInteger, nullable=False),
+    Index("usage_by_day", "day"),
+)
+
+WRITERS = Table(
+    "usage_writers",
+    METADATA,
+    Column("writer", String(32), primary_key=True),
+    Column("sequence", BigInteger, nullable=False),
+    Column("at", Double, nullable=False),
 )

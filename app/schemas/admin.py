@@ -26,9 +26,9 @@ class LimitsBody(_Strict):
     requests_per_minute: int | None = _limit("Requests per minute, of each server process.", 600)
     tokens_per_minute: int | None = _limit("Tokens per minute, in and out.", 100_000)
     concurrent_requests: int | None = _limit("Requests at the same time.", 8)
-    daily_requests: int | None = _limit("Inputs per day, in UTC.", 10_000)
+    daily_requests: int | None = _limit("Requests per day, in UTC.", 10_000)
     daily_tokens: int | None = _limit("Tokens per day, in and out.", 10_000_000)
-    monthly_requests: int | None = _limit("Inputs per month.", 100_000)
+    monthly_requests: int | None = _limit("Requests per month.", 100_000)
     monthly_tokens: int | None = _limit("Tokens per month.", 100_000_000)
     monthly_budget: float | None = Field(
         default=None,
@@ -131,6 +131,33 @@ class AuditShown(BaseModel):
     """What administrators did, the latest first."""
 
     acts: list[ActShown] = Field(description="At most `limit`.", examples=[[]])
+
+
+class UsageRow(BaseModel):
+    """Sums of one group. Of `key`, `model`, `version` and `day` those are there that were asked
+    for."""
+
+    key: str | None = Field(default=None, description="A key's name.", examples=["shop-frontend"])
+    model: str | None = Field(default=None, description="A model.", examples=["sentiment"])
+    version: str | None = Field(default=None, description="Its version.", examples=["v1"])
+    day: str | None = Field(default=None, description="In UTC.", examples=["2027-01-31"])
+    requests: int = Field(description="Requests; of a batch one for each model.", examples=[1200])
+    items: int = Field(description="Inputs.", examples=[4800])
+    failures: int = Field(description="Inputs that were not answered.", examples=[3])
+    cached_items: int = Field(description="Answered from the response cache.", examples=[40])
+    input_tokens: int = Field(description="As the answers' `usage` said.", examples=[96000])
+    output_tokens: int = Field(description="As the answers' `usage` said.", examples=[0])
+    compute_ms: float = Field(description="Time that models ran.", examples=[51234.5])
+    cost: float = Field(description="At the catalog's prices, in their currency.", examples=[0.12])
+
+
+class UsageShown(BaseModel):
+    """What was used in a period."""
+
+    since: str = Field(alias="from", description="First day.", examples=["2027-01-01"])
+    to: str = Field(description="Last day.", examples=["2027-01-31"])
+    group_by: list[str] = Field(description="As asked.", examples=[["model"]])
+    usage: list[UsageRow] = Field(description="A row per group.", examples=[[]])
 
 
 def parse_admin(body: type[Body], value: Any) -> Body:

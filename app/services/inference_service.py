@@ -31,6 +31,7 @@ from app.core.parameters import resolve
 from app.core.texts import count_chars
 from app.core.types import NOBODY, Asker, Done, Failed, Outcome, Piece
 from app.models.registry import Deployment, Registry
+from app.services.metering import Meter, charge
 from app.services.response_cache import ResponseCache
 from app.services.reuse import Reuse
 from app.services.shared_work import key_of_work
@@ -66,7 +67,7 @@ class InferenceResult:
 class _Entry:
     """One input on its way. outcome is set once; latency_ms with it.
 
-    broken_off: why it was we who ended it.
+    broken_off: why it was we who ended it. written: tokens that a stream has told of it.
     """
 
     deployment: Deployment | None = None
@@ -74,10 +75,12 @@ class _Entry:
     latency_ms: float = 0.0
     wait: "asyncio.Future[Outcome] | None" = None
     broken_off: ServingError | None = None
+    written: int = 0
 
 
 class InferenceService:
-    """Serves any number of inputs at once. cache: None where no answer is kept."""
+    """Serves any number of inputs at once. cache: None where no answer is kept. meter: is told what
+    each call used."""
 
     def __init__(
         self,
@@ -88,6 +91,7 @@ class InferenceService:
         default_model: str,
         max_text_chars: int,
         cache: ResponseCache | None = None,
+        meter: Meter | None = None,
     ) -> None:
         self._registry = registry
         self._metrics = metrics
@@ -95,6 +99,7 @@ class InferenceService:
         self._default_model = default_model
         self._max_text_chars = max_text_chars
         self._reuse = Reuse(cache, metrics, clock)
+        self._meter = meter
         self._is_stopping = False
 
     def stop(self) -> None:
@@ -107,16 +112,29 @@ class InferenceService:
         *,
         timeout_ms: float | None = None,
         asker: Asker = NOBODY,
+        is_whole: bool = False,
     ) -> list[InferenceResult]:
-        """One result per request, in order.
+        """One result per request, in order. is_whole: one failure is the answer to all of them.
 
         timeout_ms shortens the model's own limit, never lengthens it. Cancelling this call
         withdraws every input that is not answered yet.
         """
         started = self._clock.now()
         entries = [self._begin(request, timeout_ms, asker, started) for request in requests]
-        await asyncio.gather(*(entry.wait for entry in entries if entry.wait is not None))
+        try:
+            await asyncio.gather(*(entry.wait for entry in entries if entry.wait is not None))
+        except asyncio.CancelledError:
+            self._charge(asker, entries, is_whole_lost=True)
+            raise
+        is_lost = is_whole and any(isinstance(entry.outcome, Failed) for entry in entries)
+        self._charge(asker, entries, is_whole_lost=is_lost)
         return [_result(entry) for entry in entries]
+
+    def _charge(
+        self, asker: Asker, entries: Sequence[_Entry], *, is_whole_lost: bool = False
+    ) -> None:
+        if self._meter is not None:
+            charge(self._meter, asker, entries, is_whole_lost=is_whole_lost)
 
     async def stream(
         self,
@@ -153,6 +171,7 @@ class InferenceService:
                             yield piece
                 yield result
         finally:
+            self._charge(asker, entries)
             for entry in entries:
                 if entry.wait is not None:
                     entry.wait.cancel()
@@ -171,6 +190,7 @@ class InferenceService:
         entry = entries[number]
 
         def on_piece(piece: Piece) -> None:
+            entry.written += piece.tokens
             if not buffer.put(piece, number):
                 entry.broken_off = too_slow()
                 wait.cancel()

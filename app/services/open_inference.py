@@ -35,7 +35,12 @@ _STATES = {
 
 class Inference(Protocol):
     async def infer(
-        self, requests: Sequence[InferenceRequest], *, timeout_ms: float | None, asker: Asker
+        self,
+        requests: Sequence[InferenceRequest],
+        *,
+        timeout_ms: float | None,
+        asker: Asker,
+        is_whole: bool = False,
     ) -> Sequence[InferenceResult]: ...
 
 
@@ -128,7 +133,9 @@ class OpenInference:
         if found.takes == "inputs":
             return await self._infer_tensors(found, call, parameters, timeout_ms, asker)
         batch = requests_of_tensors(found, call.inputs, parameters, self._limits)
-        results = await self._inference.infer(batch.requests, timeout_ms=timeout_ms, asker=asker)
+        results = await self._inference.infer(
+            batch.requests, timeout_ms=timeout_ms, asker=asker, is_whole=True
+        )
         answers: list[Answer] = []
         for result in results:
             if isinstance(result.outcome, Failed):

@@ -29,7 +29,12 @@ class EchoService:
         self.askers: list[Asker] = []
 
     async def infer(
-        self, requests: Sequence[InferenceRequest], *, timeout_ms: float | None, asker: Asker
+        self,
+        requests: Sequence[InferenceRequest],
+        *,
+        timeout_ms: float | None,
+        asker: Asker,
+        is_whole: bool = False,
     ) -> Sequence[InferenceResult]:
         self.requests += requests
         self.timeouts_ms.append(timeout_ms)
@@ -65,7 +70,12 @@ class RaisesInInfer(EchoService):
         self._error = error
 
     async def infer(
-        self, requests: Sequence[InferenceRequest], *, timeout_ms: float | None, asker: Asker
+        self,
+        requests: Sequence[InferenceRequest],
+        *,
+        timeout_ms: float | None,
+        asker: Asker,
+        is_whole: bool = False,
     ) -> Sequence[InferenceResult]:
         raise self._error
 
@@ -83,7 +93,12 @@ class FailsEach(EchoService):
 
 class LosesAResult(EchoService):
     async def infer(
-        self, requests: Sequence[InferenceRequest], *, timeout_ms: float | None, asker: Asker
+        self,
+        requests: Sequence[InferenceRequest],
+        *,
+        timeout_ms: float | None,
+        asker: Asker,
+        is_whole: bool = False,
     ) -> Sequence[InferenceResult]:
         return (await super().infer(requests, timeout_ms=timeout_ms, asker=asker))[1:]
 
@@ -97,7 +112,12 @@ class HangsInInfer(EchoService):
         self.cancelled = asyncio.Event()
 
     async def infer(
-        self, requests: Sequence[InferenceRequest], *, timeout_ms: float | None, asker: Asker
+        self,
+        requests: Sequence[InferenceRequest],
+        *,
+        timeout_ms: float | None,
+        asker: Asker,
+        is_whole: bool = False,
     ) -> Sequence[InferenceResult]:
         self.began.set()
         try:
@@ -239,6 +259,7 @@ class FakeServices:
     metrics: CountingMetrics = field(default_factory=CountingMetrics)
     gate: Gate = field(default_factory=lambda: gate_of(Keys()))
     keys: Any = None
+    usage: Any = None
 
 
 @dataclass

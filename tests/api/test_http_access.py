@@ -187,7 +187,7 @@ async def test_two_keys_are_one_too_many(guarded: Guarded):
     "key", ["'; DROP TABLE api_keys; --", "sk-usr-" + "'" * 49, "\xff\xfe", "x" * 20_000]
 )
 async def test_whatever_is_sent_as_a_key_is_401(guarded: Guarded, key: str):
-    headers = {"X-API-Key": key.encode("latin-1")}
+    headers = [(b"X-API-Key", key.encode("latin-1"))]
     assert (await guarded.client.post("/infer", headers=headers, json=TEXT)).status_code == 401
 
 

@@ -2,6 +2,8 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import date
+from typing import Any
 
 import httpx
 import pytest
@@ -13,7 +15,7 @@ from app.keys.gate import Gate
 from app.keys.key import Scope, Terms
 from app.keys.keyring import Keyring
 from app.keys.service import KeyService
-from app.schemas.admin import AuditShown, KeyMade, KeyShown, KeysShown
+from app.schemas.admin import AuditShown, KeyMade, KeyShown, KeysShown, UsageShown
 from tests.api.serving import FakeServices, serving
 
 TEXT = {"text": "two words"}
@@ -25,6 +27,7 @@ class Admin:
 
     client: httpx.AsyncClient
     headers: dict[str, str]
+    services: FakeServices
 
     async def ask(self, method: str, path: str, **more) -> httpx.Response:
         return await self.client.request(method, path, headers=self.headers, **more)
@@ -40,9 +43,10 @@ async def admin(database) -> AsyncIterator[Admin]:
     keys = KeyService(database, keyring)
     _, secret = await keys.create(Actor("cli:me"), Terms("boss", frozenset({Scope.ADMIN})))
     gate = Gate(keyring, allows_anonymous=False, is_private=True)
-    async with serving(FakeServices(gate=gate, keys=keys)) as running:
+    services = FakeServices(gate=gate, keys=keys)
+    async with serving(services) as running:
         async with httpx.AsyncClient(base_url=running.url, timeout=10) as client:
-            yield Admin(client, {"X-API-Key": secret})
+            yield Admin(client, {"X-API-Key": secret}, services)
 
 
 async def test_the_life_of_a_key(admin: Admin):
@@ -125,3 +129,70 @@ async def test_what_is_not_there_is_404_and_wrong_pages_are_422(admin: Admin):
         assert answer.status_code == 404 and answer.json()["error"]["code"] == "key_not_found"
     for query in ("limit=0", "limit=1001", "limit=x", "before=-1", "limit=1&limit=2"):
         assert (await admin.ask("GET", f"/admin/audit?{query}")).status_code == 422
+
+
+@dataclass
+class Ledger:
+    """What is asked of it."""
+
+    asked: list[tuple[Any, ...]]
+    rows: list[dict[str, Any]]
+
+    async def totals(self, period, by, key_id=None):
+        self.asked.append((str(period.first), str(period.last), by, key_id))
+        return self.rows
+
+
+SUMS = {"requests": 2, "items": 3, "failures": 0, "cached_items": 1, "input_tokens": 12}
+ROW = {**SUMS, "output_tokens": 4, "compute_ms": 1.23456, "cost_nanos": 1_500_000_000}
+
+
+async def test_usage_is_ones_own_and_an_administrators_that_of_all(admin: Admin):
+    ledger = Ledger([], [{"key": "", "day": date(2027, 1, 31), **ROW}])
+    admin.services.usage = ledger
+    made = (await admin.ask("POST", "/admin/keys", json={"name": "shop"})).json()
+    own = {"X-API-Key": made["secret"]}
+    path = "/usage?from=2027-01-01&to=2027-01-31&group_by=key,day"
+    mine = await admin.client.get(path, headers=own)
+    UsageShown.model_validate_json(mine.content)
+    assert mine.json()["usage"] == [
+        {**SUMS, "output_tokens": 4, "key": "anonymous", "day": "2027-01-31"}
+        | {"compute_ms": 1.235, "cost": 1.5}
+    ]
+    await admin.ask("GET", path)
+    await admin.ask("GET", f"{path}&key=shop")
+    await admin.client.get(f"{path}&key=shop", headers=own)
+    days = ("2027-01-01", "2027-01-31", ("key", "day"))
+    assert ledger.asked == [(*days, who) for who in (made["id"], None, made["id"], made["id"])]
+    others = await admin.client.get(f"{path}&key=boss", headers=own)
+    assert others.status_code == 403
+    assert (await admin.ask("GET", f"{path}&key=nobody")).status_code == 404
+
+
+async def test_usage_as_csv_has_no_formulas(admin: Admin):
+    admin.services.usage = Ledger([], [{"model": "=cmd()", **ROW}])
+    for query, accept in (("?format=csv", "*/*"), ("", "text/csv")):
+        headers = {**admin.headers, "Accept": accept}
+        answer = await admin.client.get(f"/usage{query}", headers=headers)
+        assert answer.headers["content-type"] == "text/csv; charset=utf-8"
+        head, row = answer.text.splitlines()
+        assert head.startswith("model,requests,items") and head.endswith("compute_ms,cost")
+        assert row == "'=cmd(),2,3,0,1,12,4,1.235,1.5"
+
+
+@pytest.mark.parametrize(
+    ("query", "named"),
+    [
+        ("from=yesterday", "from is 'yesterday'"),
+        ("from=20270101", "from is"),
+        ("from=2027-02-01&to=2027-01-01", "after to"),
+        ("group_by=hour", "group_by is 'hour'"),
+        ("group_by=key,key", "group_by"),
+        ("format=xml", "format is 'xml'"),
+        ("by=key", "by is unknown"),
+        ("to=2027-01-01&to=2027-01-02", "twice"),
+    ],
+)
+async def test_wrong_questions_about_usage_are_refused(admin: Admin, query, named):
+    answer = await admin.ask("GET", f"/usage?{query}")
+    assert answer.status_code == 422 and named in answer.json()["error"]["message"]
