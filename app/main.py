@@ -27,11 +27,11 @@ from app.api.application import NAME, VERSION, build_app
 from app.api.server import Server, allow_descriptors, build_server, open_socket
 from app.core.clock import MonotonicClock
 from app.core.config import Settings, load_settings
-from app.core.errors import ConfigurationError, StorageUnavailable
+from app.core.errors import ConfigurationError
 from app.core.logging import configure_logging
 from app.core.metrics import Metrics
+from app.keys.accounts import Accounts
 from app.keys.gate import Gate
-from app.keys.keyring import Keyring
 from app.keys.service import KeyService
 from app.keys.store import generation
 from app.keys.usage import UsageLedger
@@ -64,9 +64,19 @@ class Services:
     models: ModelService
     control: ModelControl
     metrics: Metrics
-    gate: Gate
-    keys: KeyService
-    usage: UsageLedger
+    accounts: Accounts
+
+    @property
+    def gate(self) -> Gate:
+        return self.accounts.gate
+
+    @property
+    def keys(self) -> KeyService:
+        return self.accounts.keys
+
+    @property
+    def usage(self) -> UsageLedger:
+        return self.accounts.usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +133,13 @@ def create_app(settings: Settings, specs: Sequence[ModelSpec], storage: Storage)
     """
     metrics, clock = Metrics(), MonotonicClock()
     database = Database(storage.engines)
-    keyring = Keyring(database, storage.generation)
-    ledger = UsageLedger(database)
-    gate = Gate(keyring, allows_anonymous=settings.allow_anonymous, is_private=settings.is_private)
+    accounts = Accounts(
+        database,
+        storage.generation,
+        metrics.costs,
+        allows_anonymous=settings.allow_anonymous,
+        is_private=settings.is_private,
+    )
     stores = open_stores(settings, progress_for_stderr())
     fleet = build_fleet(specs, stores, settings, metrics, clock)
     inference = InferenceService(
@@ -135,7 +149,7 @@ def create_app(settings: Settings, specs: Sequence[ModelSpec], storage: Storage)
         default_model=settings.default_model,
         max_text_chars=settings.max_text_chars,
         cache=_response_cache(settings, metrics),
-        meter=ledger,
+        meter=accounts.meter,
     )
     limits = ControlLimits(settings.worker_start_timeout_s, settings.shutdown_grace_s + ENDS_S)
     control = ModelControl(fleet.registry, limits, is_allowed=settings.model_control == "explicit")
@@ -144,16 +158,14 @@ def create_app(settings: Settings, specs: Sequence[ModelSpec], storage: Storage)
         ModelService(fleet.registry),
         control,
         metrics,
-        gate,
-        KeyService(database, keyring),
-        ledger,
+        accounts,
     )
     grpc = _grpc_server(services, settings)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         running = asyncio.create_task(fleet.run())
-        attending = [asyncio.create_task(each) for each in (keyring.watch(), ledger.run())]
+        attending = asyncio.create_task(accounts.run())
         try:
             if grpc is not None:
                 await grpc.start()
@@ -163,11 +175,9 @@ def create_app(settings: Settings, specs: Sequence[ModelSpec], storage: Storage)
                 await grpc.stop()
             await fleet.stop()
             await running
-            for task in attending:
-                task.cancel()
-            await asyncio.wait(attending)
-            with contextlib.suppress(StorageUnavailable):  # it is in the log
-                await ledger.flush()
+            attending.cancel()
+            await asyncio.wait([attending])
+            await accounts.close()
             await database.close()
 
     return Application(build_app(services, settings, lifespan=lifespan), services, fleet, grpc)

@@ -3,15 +3,18 @@
 Pure ASGI, and no wait where the key is known: it costs microseconds.
 """
 
+import math
 from collections.abc import Callable, Iterable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.api.access import ROUTES, AccessTable, Open
+from app.api.access import ROUTES, Access, AccessTable, Open
 from app.api.dialects import failure_bytes
 from app.api.errors import headers_of, shown_to_caller, status_of
-from app.core.errors import ServingError
-from app.keys.gate import Gate
+from app.api.limit_headers import Headers, limit_headers, with_headers
+from app.core.errors import RateLimited, ServingError
+from app.keys.gate import Caller, Gate
+from app.keys.limits import KeyMeter
 
 AUTHORIZATION, API_KEY = "Authorization", "X-API-Key"
 _AUTHORIZATION, _API_KEY = AUTHORIZATION.lower().encode(), API_KEY.lower().encode()
@@ -32,18 +35,32 @@ class Authentication:
             await self._app(scope, receive, send)
             return
         access = self._table.of(scope["method"], scope["path"])
-        if access is not Open.TO_ALL:
-            try:
-                caller = await self._gate.identify(credentials_in(scope["headers"]))
-                if caller.key is not None:
-                    scope["log_fields"]["key"] = caller.name
-                if not isinstance(access, Open):
-                    caller.check(access)
-            except ServingError as refused:
-                await self._refuse(scope, send, refused)
-                return
-            scope["caller"] = caller
-        await self._app(scope, receive, send)
+        if access is Open.TO_ALL:
+            await self._app(scope, receive, send)
+            return
+        try:
+            meter = await self._admitted(scope, access)
+        except ServingError as refused:
+            await self._refuse(scope, send, refused)
+            return
+        if meter is None:
+            await self._app(scope, receive, send)
+            return
+        headers = limit_headers(scope["path"], meter, self._gate.limiter.now())
+        try:
+            await self._app(scope, receive, with_headers(send, headers))
+        finally:
+            meter.end()
+
+    async def _admitted(self, scope: Scope, access: Access) -> KeyMeter | None:
+        caller = await self._gate.identify(credentials_in(scope["headers"]))
+        if caller.key is not None:
+            scope["log_fields"]["key"] = caller.name
+        scope["caller"] = caller
+        if isinstance(access, Open):
+            return None
+        caller.check(access)
+        return await self._gate.enter(caller, access)
 
     async def _refuse(self, scope: Scope, send: Send, refused: ServingError) -> None:
         error = shown_to_caller(refused)
@@ -58,9 +75,19 @@ class Authentication:
             "content-length": str(len(body)),
             **headers_of(error),
         }
+        if isinstance(error, RateLimited):  # sooner than in a whole second, for clients that look
+            headers["retry-after-ms"] = str(math.ceil(1000 * (retry_after_s or 0)))
         raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+        raw += self._left_of(scope)
         await send({"type": "http.response.start", "status": status, "headers": raw})
         await send({"type": "http.response.body", "body": body})
+
+    def _left_of(self, scope: Scope) -> Headers:
+        """Of the rates of a caller who was refused."""
+        caller: Caller | None = scope.get("caller")
+        meter = self._gate.limiter.meter_of(caller.key_id) if caller is not None else None
+        now = self._gate.limiter.now()
+        return [] if meter is None else limit_headers(scope["path"], meter, now)
 
 
 def credentials_in(headers: Iterable[tuple[bytes, bytes]]) -> list[str]:

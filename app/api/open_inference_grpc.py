@@ -34,6 +34,7 @@ from app.core.errors import ConfigurationError, Overloaded, ServingError
 from app.core.tensor_bytes import MAX_OUTPUT_BYTES
 from app.core.types import Asker, Failed
 from app.keys.gate import Caller
+from app.keys.limits import KeyMeter
 from app.services.open_inference import EXTENSIONS, OpenInference, version_to_control
 from app.services.visible_models import check_model
 
@@ -77,6 +78,7 @@ class Call:
     context: Context
     caller: Caller
     protocol: OpenInference
+    meter: KeyMeter | None = None
 
 
 Method = Callable[[Any, Call], Awaitable[Any]]
@@ -204,7 +206,12 @@ class Servicer:
     async def _answer(self, method: Method, request: Any, context: Context) -> Any:
         """Failed where the method raised, counted here because no service has."""
         try:
-            return await method(request, await self._admitted(method.__name__, context))
+            call = await self._admitted(method.__name__, context)
+            try:
+                return await method(request, call)
+            finally:
+                if call.meter is not None:
+                    call.meter.end()
         except ServingError as error:
             refused = error
         except Exception as error:
@@ -214,16 +221,17 @@ class Servicer:
         return Failed(refused)
 
     async def _admitted(self, method: str, context: Context) -> Call:
-        """Raises Unauthenticated, Forbidden."""
-        access, caller = METHODS.get(method, Open.TO_CALLERS), ANYBODY
+        """Raises Unauthenticated, Forbidden, RateLimited, QuotaExceeded."""
+        access, caller, meter = METHODS.get(method, Open.TO_CALLERS), ANYBODY, None
         if access is not Open.TO_ALL:
             caller = await self._services.gate.identify(_credentials(context))
             if caller.key is not None:
                 structlog.contextvars.bind_contextvars(key=caller.name)
             if not isinstance(access, Open):
                 caller.check(access)
+                meter = await self._services.gate.enter(caller, access)
         protocol = open_inference_of(self._services, self._settings, caller)
-        return Call(context, caller, protocol)
+        return Call(context, caller, protocol, meter)
 
 
 async def _refuse(context: Context, code: grpc.StatusCode, error: ServingError) -> None:

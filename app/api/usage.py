@@ -15,7 +15,7 @@ from app.api.plain_route import PlainRoute
 from app.core.errors import Forbidden, InvalidRequest
 from app.keys.gate import Caller
 from app.keys.key import Scope
-from app.keys.usage import day_of
+from app.keys.quotas import day_of
 from app.keys.usage_shown import groups_of, period_of, usage_csv, usage_row
 from app.schemas.admin import UsageShown
 

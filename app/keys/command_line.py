@@ -17,7 +17,7 @@ from app.keys.audit import Actor
 from app.core.price import NANOS
 from app.keys.key import LIMITS, KeyLimits, Scope, Terms, priority_of, scopes_of
 from app.keys.key import PRIORITIES, USUAL_SCOPES
-from app.keys.usage import day_of
+from app.keys.quotas import day_of
 from app.keys.usage_rows import GROUPS
 from app.keys.usage_shown import USUAL_GROUPS, groups_of, period_of, usage_csv, usage_lines
 from app.storage.engines import Engines, open_engines

@@ -11,6 +11,8 @@ from typing import Protocol
 from app.core.errors import Forbidden, Unauthenticated
 from app.core.types import Asker
 from app.keys.key import Key, Scope
+from app.keys.limiter import Limiter
+from app.keys.limits import KeyMeter
 from app.keys.secret import digest_of, is_key
 
 ANONYMOUS_NAME = "anonymous"
@@ -19,6 +21,7 @@ UNTRUSTED = frozenset({Scope.INFER, Scope.JOBS, Scope.MODELS_READ, Scope.METRICS
 `models:write`, which MODEL_CONTROL guards. Never `admin`: the first key comes from the command
 line."""
 
+LIMITED = frozenset({Scope.INFER, Scope.JOBS})
 _INVALID = "The API key is unknown, revoked or expired."
 
 
@@ -74,8 +77,11 @@ class Gate:
     """allows_anonymous: whoever has no key is let in. is_private: only this machine reaches us, so
     that nobody needs a key before there is one."""
 
-    def __init__(self, keys: Keys, *, allows_anonymous: bool, is_private: bool) -> None:
+    def __init__(
+        self, keys: Keys, limiter: Limiter, *, allows_anonymous: bool, is_private: bool
+    ) -> None:
         self._keys = keys
+        self.limiter = limiter
         self._allows_anonymous = allows_anonymous
         self._is_private = is_private
         self._untrusted = Caller(UNTRUSTED)
@@ -95,6 +101,15 @@ class Gate:
         if key is None:
             raise Unauthenticated(_INVALID)
         return Caller(key.terms.scopes, key)
+
+    async def enter(self, caller: Caller, scope: Scope) -> KeyMeter | None:
+        """For as long as a request runs; whoever gets a meter ends it. Only work is limited.
+
+        Raises RateLimited, QuotaExceeded, and StorageUnavailable where a quota cannot be known.
+        """
+        if caller.key is None or scope not in LIMITED:
+            return None
+        return await self.limiter.enter(caller.key)
 
     def _without_key(self, has_credentials: bool) -> Caller:
         if self._keys.is_empty and (self._is_private or self._allows_anonymous):

@@ -47,10 +47,16 @@ class KeyLimits:
     monthly_budget_nanos: int | None = None
 
     @property
+    def is_set(self) -> bool:
+        """Whether there is any."""
+        return self != _NONE
+
+    @property
     def has_quota(self) -> bool:
         return any(getattr(self, name) is not None for name in QUOTAS)
 
 
+_NONE = KeyLimits()
 LIMITS = tuple(each.name for each in fields(KeyLimits))
 QUOTAS = LIMITS[3:]
 

@@ -15,12 +15,12 @@ from typing import Any, Protocol
 
 from app.core.errors import Overloaded, StorageUnavailable
 from app.keys import usage_rows
+from app.keys.quotas import DAY_S, Quotas, day_of
 from app.keys.tables import SUMS
 from app.keys.usage_rows import Group, Period, Place
 from app.storage.database import Database
 
 WRITE_S = 0.5
-DAY_S = 86400
 _EPOCH = date(1970, 1, 1).toordinal()
 
 
@@ -35,11 +35,6 @@ class Use(Protocol):
     output_tokens: int
     compute_ms: float
     cost_nanos: int
-
-
-def day_of(seconds: float) -> date:
-    """In UTC."""
-    return date.fromordinal(_EPOCH + int(seconds // DAY_S))
 
 
 class UsageLedger:
@@ -93,6 +88,22 @@ class UsageLedger:
     async def _write(self, group: Group) -> None:
         await self._database.write(partial(usage_rows.add, group=group, now=self._wall()))
         self._group = None
+
+    async def spent(self, key_id: str) -> Quotas:
+        """Of a key, today and this month, up to this moment. Raises StorageUnavailable."""
+        async with self._turn:  # no group is written meanwhile
+            if self._group is not None:
+                await self._write(self._group)
+            today = day_of(self._wall())
+            month = Period(today.replace(day=1), today)
+            read = partial(usage_rows.totals, period=month, by=("day",), key_id=key_id)
+            quotas = Quotas(today)
+            for row in await self._database.read(read):
+                quotas.count(row["day"], [row[name] for name in SUMS])
+            for (key, _, _, day), sums in self._pending.items():
+                if key == key_id:
+                    quotas.count(date.fromordinal(_EPOCH + day), sums)
+            return quotas
 
     def _new_group(self) -> Group:
         self._sequence += 1

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,8 @@ from app.core.errors import Forbidden, ModelNotFound, ServingError
 from app.core.types import Answer, Asker, Done, Failed, Outcome, Piece, Timings, Usage
 from app.keys.gate import Gate
 from app.keys.key import Key, Scope, Terms
+from app.keys.limiter import Limiter
+from app.keys.quotas import Quotas, day_of
 from app.keys.secret import digest_of, new_secret
 from app.services.inference_service import InferenceRequest, InferenceResult
 from app.services.model_service import Readiness, ServedVersion
@@ -248,7 +251,16 @@ class Keys:
 
 def gate_of(keys: Keys) -> Gate:
     """As on a machine of one's own."""
-    return Gate(keys, allows_anonymous=False, is_private=True)
+    return Gate(keys, no_ledger(), allows_anonymous=False, is_private=True)
+
+
+def no_ledger() -> Limiter:
+    """Limits of keys that used nothing yet."""
+
+    async def spent(_: str) -> Quotas:
+        return Quotas(day_of(time.time()))
+
+    return Limiter(spent)
 
 
 @dataclass

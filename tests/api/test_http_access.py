@@ -18,9 +18,17 @@ from app.api.application import build_app
 from app.core.errors import StorageUnavailable
 from app.core.types import Asker, Priority
 from app.keys.gate import ANONYMOUS_NAME, Gate
-from app.keys.key import Scope
+from app.keys.key import KeyLimits, Scope
 from app.keys.secret import new_secret
-from tests.api.serving import FakeServices, Keys, Running, serving, settings
+from tests.api.serving import (
+    FakeServices,
+    Keys,
+    Running,
+    gate_of,
+    no_ledger,
+    serving,
+    settings,
+)
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 TEXT = {"text": "two words"}
@@ -118,7 +126,7 @@ class Guarded:
 async def guarded() -> AsyncIterator[Guarded]:
     keys = Keys()
     keys.add("somebody", Scope.INFER)
-    services = FakeServices(gate=Gate(keys, allows_anonymous=False, is_private=True))
+    services = FakeServices(gate=gate_of(keys))
     async with serving(services, model_control="explicit") as running:
         async with httpx.AsyncClient(base_url=running.url, timeout=10) as client:
             yield Guarded(running, client, keys)
@@ -262,7 +270,9 @@ async def test_who_is_let_in_without_a_key(has_keys, allows, is_private, statuse
     keys = Keys()
     if has_keys:
         keys.add("app", Scope.INFER)
-    services = FakeServices(gate=Gate(keys, allows_anonymous=allows, is_private=is_private))
+    services = FakeServices(
+        gate=Gate(keys, no_ledger(), allows_anonymous=allows, is_private=is_private)
+    )
     async with serving(services) as running:
         async with httpx.AsyncClient(base_url=running.url) as client:
             asked = (
@@ -274,3 +284,33 @@ async def test_who_is_let_in_without_a_key(has_keys, allows, is_private, statuse
     assert tuple(response.status_code for response in asked) == statuses
     assert bad.status_code == 401, "one that looks like a key must be one"
     assert ANONYMOUS_NAME not in asked[0].text
+
+
+async def test_what_is_left_of_a_rate_is_in_the_headers(guarded: Guarded):
+    limits = KeyLimits(requests_per_minute=2, tokens_per_minute=100)
+    secret = guarded.keys.add("app", Scope.INFER, limits=limits)
+    answer = await guarded.ask("POST", "/infer", secret, json=TEXT)
+    assert answer.headers["ratelimit-policy"] == '"req";q=2;w=60, "tok";q=100;w=60'
+    assert answer.headers["ratelimit"] == '"req";r=1;t=30, "tok";r=100;t=0'
+    assert "x-ratelimit-limit-requests" not in answer.headers
+    body = {"model": "missing", "input": "x"}
+    answer = await guarded.ask("POST", "/v1/embeddings", secret, json=body)
+    assert answer.headers["x-ratelimit-remaining-requests"] == "0"
+    assert answer.headers["x-ratelimit-limit-tokens"] == "100"
+    assert answer.headers["x-ratelimit-reset-tokens"] == "0.000s"
+
+    refused = await guarded.ask("POST", "/v1/embeddings", secret, json=body)
+    assert refused.status_code == 429 and code_of(refused) == "rate_limit_exceeded"
+    assert refused.json()["error"]["type"] == "rate_limit_error"
+    assert refused.headers["retry-after"] == "30"
+    assert 29_000 < int(refused.headers["retry-after-ms"]) <= 30_000
+    assert refused.headers["x-ratelimit-remaining-requests"] == "0"
+    assert (await guarded.ask("GET", "/v1/nothing", secret)).status_code == 404, "only work counts"
+
+
+async def test_a_request_that_ends_makes_room_however_it_ends(guarded: Guarded):
+    limits = KeyLimits(concurrent_requests=1)
+    secret = guarded.keys.add("app", Scope.INFER, limits=limits)
+    for body in (TEXT, {"text": 5}, {**TEXT, "stream": True}, {**TEXT, "model": "missing"}):
+        answer = await guarded.ask("POST", "/infer", secret, json=body)
+        assert answer.status_code != 429

@@ -16,7 +16,7 @@ from app.keys.key import Scope, Terms
 from app.keys.keyring import Keyring
 from app.keys.service import KeyService
 from app.schemas.admin import AuditShown, KeyMade, KeyShown, KeysShown, UsageShown
-from tests.api.serving import FakeServices, serving
+from tests.api.serving import FakeServices, no_ledger, serving
 
 TEXT = {"text": "two words"}
 
@@ -42,7 +42,7 @@ async def admin(database) -> AsyncIterator[Admin]:
     keyring = Keyring(database, 0)
     keys = KeyService(database, keyring)
     _, secret = await keys.create(Actor("cli:me"), Terms("boss", frozenset({Scope.ADMIN})))
-    gate = Gate(keyring, allows_anonymous=False, is_private=True)
+    gate = Gate(keyring, no_ledger(), allows_anonymous=False, is_private=True)
     services = FakeServices(gate=gate, keys=keys)
     async with serving(services) as running:
         async with httpx.AsyncClient(base_url=running.url, timeout=10) as client:

@@ -11,7 +11,8 @@ from app.keys.audit import Actor
 from app.keys.key import Terms
 from app.keys.keyring import Keyring
 from app.keys.service import KeyService
-from app.keys.usage import DAY_S, UsageLedger, day_of
+from app.keys.quotas import DAY_S, day_of
+from app.keys.usage import UsageLedger
 from app.keys.usage_rows import GROUPS, Period
 from app.services.metering import Use
 
