@@ -47,10 +47,13 @@ class Limiter:
 
         Raises RateLimited, QuotaExceeded; StorageUnavailable where a quota cannot be known.
         """
-        if not key.terms.limits.is_set:
-            return None
         known = self._meters.get(key.id)
-        meter = known[1] if known is not None and known[0] is key else await self._renewed(key)
+        if known is not None and known[0] is key:
+            meter = known[1]
+        elif key.terms.limits.is_set:
+            meter = await self._renewed(key)
+        else:
+            return None
         now = self._now()
         if (refused := meter.refusal(now, self._wall())) is not None:
             raise refused

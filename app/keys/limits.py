@@ -6,7 +6,7 @@ A rate is that of this process; quotas are those of all together (limiter.py).
 from app.core.errors import RateLimited, ServingError
 from app.keys.gcra import Gcra
 from app.keys.key import Key, KeyLimits
-from app.keys.quotas import Quotas, Used, day_of, exceeded
+from app.keys.quotas import Quotas, Used, exceeded
 
 MINUTE_S = 60.0
 
@@ -14,10 +14,11 @@ MINUTE_S = 60.0
 class KeyMeter:
     """One key's. Created with its limits; made anew when they change."""
 
-    __slots__ = ("limits", "requests", "tokens", "running", "quotas")
+    __slots__ = ("limits", "has_quota", "requests", "tokens", "running", "quotas")
 
     def __init__(self, limits: KeyLimits, quotas: Quotas) -> None:
         self.limits = limits
+        self.has_quota = limits.has_quota
         per_minute = limits.requests_per_minute
         self.requests = None if per_minute is None else Gcra(per_minute, MINUTE_S)
         tokens = limits.tokens_per_minute
@@ -35,8 +36,8 @@ class KeyMeter:
             if rate is not None and (wait_s := rate.wait_s(now)):
                 told = f"the API key's {rate.limit} {unit} per minute are used up"
                 return RateLimited(told, retry_after_s=round(wait_s, 3))
-        if limits.has_quota:
-            self.quotas = self.quotas.at(day_of(wall))
+        if self.has_quota:
+            self.quotas = self.quotas.at(wall)
             return exceeded(limits, self.quotas, wall)
         return None
 
@@ -51,7 +52,7 @@ class KeyMeter:
     def charge(self, use: Used, now: float, wall: float) -> None:
         if self.tokens is not None:
             self.tokens.take(now, use.input_tokens + use.output_tokens)
-        self.quotas = self.quotas.at(day_of(wall))
+        self.quotas = self.quotas.at(wall)
         self.quotas.add(use)
 
 

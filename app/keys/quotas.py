@@ -49,10 +49,11 @@ class Quotas:
     today: Spent = field(default_factory=Spent)
     month: Spent = field(default_factory=Spent)
 
-    def at(self, day: date) -> "Quotas":
-        """The same, in the periods of that day."""
-        if day == self.day:
+    def at(self, wall: float) -> "Quotas":
+        """The same, in the periods of that time."""
+        if self.day.toordinal() == _EPOCH + int(wall // DAY_S):
             return self
+        day = day_of(wall)
         is_same_month = (day.year, day.month) == (self.day.year, self.day.month)
         return Quotas(day, Spent(), self.month if is_same_month else Spent())
 
@@ -71,20 +72,27 @@ class Quotas:
 
 def exceeded(limits: KeyLimits, quotas: Quotas, wall: float) -> QuotaExceeded | None:
     """wall: seconds since 1970."""
-    day_ends_s = DAY_S - wall % DAY_S
-    month_ends_s = _seconds_to_next_month(wall)
     today, month = quotas.today, quotas.month
-    for name, limit, spent, ends_s in (
-        ("daily_requests", limits.daily_requests, today.requests, day_ends_s),
-        ("daily_tokens", limits.daily_tokens, today.tokens, day_ends_s),
-        ("monthly_requests", limits.monthly_requests, month.requests, month_ends_s),
-        ("monthly_tokens", limits.monthly_tokens, month.tokens, month_ends_s),
-        ("monthly_budget", limits.monthly_budget_nanos, month.nanos, month_ends_s),
-    ):
-        if limit is not None and spent >= limit:
-            told = f"the API key's {name} is used up; it begins anew at the end of the period (UTC)"
-            return QuotaExceeded(told, retry_after_s=float(round(ends_s)))
+    if _is_over(limits.daily_requests, today.requests):
+        return _used_up("daily_requests", DAY_S - wall % DAY_S)
+    if _is_over(limits.daily_tokens, today.tokens):
+        return _used_up("daily_tokens", DAY_S - wall % DAY_S)
+    if _is_over(limits.monthly_requests, month.requests):
+        return _used_up("monthly_requests", _seconds_to_next_month(wall))
+    if _is_over(limits.monthly_tokens, month.tokens):
+        return _used_up("monthly_tokens", _seconds_to_next_month(wall))
+    if _is_over(limits.monthly_budget_nanos, month.nanos):
+        return _used_up("monthly_budget", _seconds_to_next_month(wall))
     return None
+
+
+def _is_over(limit: int | None, spent: int) -> bool:
+    return limit is not None and spent >= limit
+
+
+def _used_up(name: str, ends_s: float) -> QuotaExceeded:
+    told = f"the API key's {name} is used up; it begins anew at the end of the period (UTC)"
+    return QuotaExceeded(told, retry_after_s=float(round(ends_s)))
 
 
 def _seconds_to_next_month(wall: float) -> float:

@@ -13,7 +13,7 @@ import msgspec
 
 from app.core.checkpoint import Kind
 from app.core.errors import CannotLoad, ConfigurationError, InvariantBroken
-from app.core.price import NANOS, Price
+from app.core.price import FREE, NANOS, Price
 from app.models.catalog_artefacts import (
     CheckpointFields,
     Entries,
@@ -42,7 +42,8 @@ class _Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     compute_hour: _Money = 0
 
     def whole(self) -> Price:
-        return Price(*(round(getattr(self, name) * NANOS) for name in self.__struct_fields__))
+        whole = Price(*(round(getattr(self, name) * NANOS) for name in self.__struct_fields__))
+        return FREE if whole == FREE else whole
 
 
 class _Version(CheckpointFields, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -9,8 +9,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+from app.core.price import FREE
 from app.core.types import Asker, Done, Outcome
 from app.models.registry import Deployment
+from app.models.spec import ModelSpec
 
 
 @dataclass(slots=True)
@@ -52,22 +54,23 @@ def charge(
     meter: Meter, asker: Asker, inputs: Iterable[Metered], *, is_whole_lost: bool = False
 ) -> None:
     """Once per call, at its end. is_whole_lost: none of it was answered."""
-    uses: dict[str, tuple[Deployment, Use]] = {}
+    uses: dict[int, tuple[ModelSpec, Use]] = {}
     for each in inputs:
-        deployment = each.deployment
-        if deployment is None:
+        if each.deployment is None:
             continue
-        _, use = uses.setdefault(deployment.spec.key, (deployment, Use(requests=1)))
-        _count(use, each, is_lost=is_whole_lost)
-    for deployment, use in uses.values():
-        spec = deployment.spec
-        is_answered = use.failures < use.items
-        use.cost_nanos = spec.price.of(
-            requests=int(is_answered),
-            input_tokens=use.input_tokens,
-            output_tokens=use.output_tokens,
-            compute_ms=use.compute_ms,
-        )
+        spec = each.deployment.spec
+        found = uses.get(id(spec))
+        if found is None:
+            found = uses[id(spec)] = (spec, Use(requests=1))
+        _count(found[1], each, is_lost=is_whole_lost)
+    for spec, use in uses.values():
+        if spec.price is not FREE:
+            use.cost_nanos = spec.price.of(
+                requests=int(use.failures < use.items),
+                input_tokens=use.input_tokens,
+                output_tokens=use.output_tokens,
+                compute_ms=use.compute_ms,
+            )
         meter.add(asker.key, spec.name, spec.version, use)
 
 
