@@ -1,6 +1,7 @@
 """What routes are given: the services behind them, and what the request says about itself."""
 
 import re
+import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -166,6 +167,13 @@ def caller_of(request: Request) -> Caller:
 def actor_of(request: Request) -> Actor:
     """For the audit log."""
     return Actor(f"key:{caller_of(request).name}", request_id_of(request))
+
+
+async def note_order(
+    keys: KeyService, actor: Actor, act: str, model: str, version: str | None
+) -> None:
+    """In the audit log, before it is carried out. Raises StorageUnavailable."""
+    await keys.note(actor.does(act, model, time.time(), version=version))
 
 
 def services_of(request: Request) -> AppServices:

@@ -6,9 +6,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.api.deps import (
+    actor_of,
     asker_of,
     caller_of,
     note,
+    note_order,
     open_inference_of,
     services_of,
     settings_of,
@@ -172,7 +174,7 @@ async def v2_load(request: Request) -> Response:
 
     Answers when it is ready, or tells why it is not; the model's part of the index.
     """
-    return await _control(request, services_of(request).control.load)
+    return await _control(request, "model.load", services_of(request).control.load)
 
 
 @router.post(
@@ -184,15 +186,16 @@ async def v2_unload(request: Request) -> Response:
 
     Nothing new is taken, what was accepted is answered, and then its memory is given back.
     """
-    return await _control(request, services_of(request).control.unload)
+    return await _control(request, "model.unload", services_of(request).control.unload)
 
 
-async def _control(request: Request, carry_out: ControlOrder) -> Response:
+async def _control(request: Request, act: str, carry_out: ControlOrder) -> Response:
     services_of(request).control.check_allowed()
     timeout_ms, name = timeout_ms_of(request), request.path_params["model_name"]
     check_model(caller_of(request).models, name)
     given = await read_small_json(request, settings_of(request).max_body_bytes)
     version = version_to_control(parse(V2ControlBody, given).parameters)
+    await note_order(services_of(request).keys, actor_of(request), act, name, version)
     await run_unless_gone(request, carry_out(name, version, timeout_ms))
     return JsonResponse(_protocol(request).index(model=name))
 

@@ -23,6 +23,7 @@ from app.api.deps import (
     PRIORITY_HEADER,
     AppServices,
     asker_from,
+    note_order,
     open_inference_of,
 )
 from app.api.errors import InternalError, headers_of, shown_to_caller, status_of
@@ -33,6 +34,7 @@ from app.core.config import Settings
 from app.core.errors import ConfigurationError, Overloaded, ServingError
 from app.core.tensor_bytes import MAX_OUTPUT_BYTES
 from app.core.types import Asker, Failed
+from app.keys.audit import Actor
 from app.keys.gate import Caller
 from app.keys.limits import KeyMeter
 from app.services.open_inference import EXTENSIONS, OpenInference, version_to_control
@@ -163,18 +165,20 @@ class Servicer:
         return messages.RepositoryIndexResponse(models=call.protocol.index(request.ready))
 
     async def RepositoryModelLoad(self, request: Any, call: Call) -> Any:
-        await self._control(self._services.control.load, request, call)
+        await self._control("model.load", self._services.control.load, request, call)
         return messages.RepositoryModelLoadResponse()
 
     async def RepositoryModelUnload(self, request: Any, call: Call) -> Any:
-        await self._control(self._services.control.unload, request, call)
+        await self._control("model.unload", self._services.control.unload, request, call)
         return messages.RepositoryModelUnloadResponse()
 
-    async def _control(self, carry_out: ControlOrder, request: Any, call: Call) -> None:
+    async def _control(self, act: str, carry_out: ControlOrder, request: Any, call: Call) -> None:
         self._services.control.check_allowed()
         given = {name: value_of(value) for name, value in request.parameters.items()}
         version = version_to_control(given)
         check_model(call.caller.models, request.model_name)
+        actor = Actor(f"key:{call.caller.name}", _request_id(call.context))
+        await note_order(self._services.keys, actor, act, request.model_name, version)
         await carry_out(request.model_name, version, _timeout_ms(call.context))
 
     def _guarded(self, method: Method) -> Callable[[Any, Context], Awaitable[Any]]:

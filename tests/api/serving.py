@@ -14,6 +14,7 @@ from app.api.shedding import Shedding, Who
 from app.core.config import Settings
 from app.core.errors import Forbidden, ModelNotFound, ServingError
 from app.core.types import Answer, Asker, Done, Failed, Outcome, Piece, Timings, Usage
+from app.keys.audit import Act
 from app.keys.gate import Gate
 from app.keys.key import Key, Scope, Terms
 from app.keys.limiter import Limiter
@@ -249,6 +250,16 @@ class Keys:
         self.keys[digest] = replace(self.keys[digest], revoked_at=1.0)
 
 
+class NotesActs:
+    """Of the service of keys, the log of acts."""
+
+    def __init__(self) -> None:
+        self.acts: list[Act] = []
+
+    async def note(self, act: Act) -> None:
+        self.acts.append(act)
+
+
 def gate_of(keys: Keys) -> Gate:
     """As on a machine of one's own."""
     return Gate(keys, no_ledger(), allows_anonymous=False, is_private=True)
@@ -270,7 +281,7 @@ class FakeServices:
     control: TakesOrders = field(default_factory=TakesOrders)
     metrics: CountingMetrics = field(default_factory=CountingMetrics)
     gate: Gate = field(default_factory=lambda: gate_of(Keys()))
-    keys: Any = None
+    keys: Any = field(default_factory=NotesActs)
     usage: Any = None
 
 

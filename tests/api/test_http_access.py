@@ -235,6 +235,18 @@ async def test_the_key_says_whom_shares_are_fair_by_and_how_urgent_he_may_be(gua
     assert askers[-1].priority is batch
 
 
+async def test_orders_to_load_and_unload_are_in_the_log_of_acts(guarded: Guarded):
+    secret = guarded.keys.add("operator", Scope.MODELS_WRITE)
+    acts = guarded.running.services.keys.acts
+    acts.clear()
+    for order in ("load", "unload"):
+        await guarded.ask("POST", f"/v2/repository/models/echo/{order}", secret, json={})
+    assert [(act.actor, act.act, act.target) for act in acts] == [
+        ("key:operator", "model.load", "echo"),
+        ("key:operator", "model.unload", "echo"),
+    ]
+
+
 async def test_a_key_knows_its_models_alone(guarded: Guarded):
     secret = guarded.keys.add("one", *Scope, models=frozenset({"other"}))
     assert (await guarded.ask("GET", "/models", secret)).json()["models"] == []
