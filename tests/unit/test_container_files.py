@@ -169,7 +169,7 @@ class TestCompose:
         """`NAME: ${NAME:-}` would hand the server an empty string."""
         given = {name: value for name, value in BACKEND["environment"].items() if value is not None}
         own = {"HOST": "0.0.0.0", "PORT": "8000", "MODEL_STORE": "/models", "DATA_DIR": "/data"}
-        assert given == own | {"ALLOW_ANONYMOUS": "${ALLOW_ANONYMOUS:-true}"}
+        assert given == own | {"ALLOW_ANONYMOUS": "${REPLICA_ALLOW_ANONYMOUS:-true}"}
 
     def test_who_needs_no_key_comes_from_this_machine(self):
         assert BALANCER["ports"][0].startswith("${BIND_ADDRESS:-127.0.0.1}:")
