@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
@@ -27,8 +28,8 @@ from app.api import (
     openai_texts,
     usage,
 )
-from app.api.authentication import Authentication
-from app.api.deps import AppServices
+from app.api.authentication import API_KEY, AUTHORIZATION, Authentication
+from app.api.deps import PRIORITY_HEADER, TIMEOUT_HEADER, AppServices
 from app.api.documented import documented
 from app.api.documented_admin import with_access
 from app.api.documented_parameters import with_path_parameters
@@ -80,6 +81,15 @@ OPENAI_BODIES = (
     ClassifyBody,
 )
 
+# Keys travel in headers that a page must set itself, so no credentials of the browser's are taken.
+_SHARED_WITH_PAGES: dict[str, Any] = {
+    "allow_methods": ["GET", "POST", "DELETE"],
+    "allow_headers": [AUTHORIZATION, API_KEY, "Content-Type", TIMEOUT_HEADER, PRIORITY_HEADER]
+    + ["X-Request-ID"],
+    "expose_headers": ["X-Request-ID", "Retry-After", "RateLimit", "RateLimit-Policy"],
+    "max_age": 600,
+}
+
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 router = APIRouter(tags=["health"], route_class=PlainRoute)
@@ -122,7 +132,10 @@ def build_app(
     errors.install(app)
     app.state.openapi = openapi_document(app, settings)
     guarded = Authentication(app, services.gate, services.metrics.observe_rejected)
-    return RequestContext(guarded, settings.allowed_host_names)
+    shared: ASGIApp = guarded
+    if settings.allowed_origins:
+        shared = CORSMiddleware(guarded, settings.allowed_origins, **_SHARED_WITH_PAGES)
+    return RequestContext(shared, settings.allowed_host_names)
 
 
 def openapi_document(app: FastAPI, settings: Settings) -> dict[str, Any]:

@@ -296,12 +296,20 @@ class GrpcServer:
         self._server.add_generic_rpc_handlers((handler,))
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         try:
-            self.port: int = self._server.add_insecure_port(f"{host}:{settings.grpc_port}")
+            self.port = self._bound(f"{host}:{settings.grpc_port}", settings)
         except RuntimeError:
             raise ConfigurationError(
                 f"cannot listen on {host}:{settings.grpc_port}; stop the other server or choose "
                 "another GRPC_PORT"
             ) from None
+
+    def _bound(self, address: str, settings: Settings) -> int:
+        """The port; with TLS where HTTP has it."""
+        cert_file, key_file = settings.tls_cert_file, settings.tls_key_file
+        if cert_file is None or key_file is None:
+            return int(self._server.add_insecure_port(address))
+        pair = (key_file.read_bytes(), cert_file.read_bytes())
+        return int(self._server.add_secure_port(address, grpc.ssl_server_credentials([pair])))
 
     async def start(self) -> None:
         await self._server.start()

@@ -6,30 +6,17 @@ name, a bound and a description; `.env.example` shows each one (a test compares 
 
 import ipaddress
 import os
+import re
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from app.core.cpus import usable_cpus
 from app.core.errors import ConfigurationError
 
-CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
-
-
-def usable_cpus(quota_file: Path = CPU_QUOTA) -> int:
-    """CPUs this process may run on, at most as many as a container's quota pays for."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, min(allowed or 1, _cpu_quota(quota_file) or allowed or 1))
-
-
-def _cpu_quota(quota_file: Path) -> int | None:
-    """Whole CPUs of a cgroup's quota, rounded up; None where there is none."""
-    try:
-        quota, period = quota_file.read_text().split()
-        return -(-int(quota) // int(period))
-    except (OSError, ValueError):  # no cgroup v2, or `max`
-        return None
+_ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(?::[0-9]{1,5})?")
 
 
 def default_model_store() -> Path:
@@ -63,8 +50,7 @@ class Settings(BaseSettings):
         default=None,
         ge=0,
         le=65535,
-        description="Port for the Open Inference Protocol over gRPC, without TLS; 0: any free; "
-        "unset: none.",
+        description="Port for the Open Inference Protocol over gRPC; 0: any free; unset: none.",
     )
     default_model: str = Field(
         default="summarizer", min_length=1, description="Model of requests that name none."
@@ -188,6 +174,26 @@ class Settings(BaseSettings):
         description="Host names that requests may name, separated by commas; *: any.",
     )
 
+    tls_cert_file: Path | None = Field(
+        default=None,
+        description="PEM file with the certificate and its chain, for HTTPS and gRPC; with "
+        "TLS_KEY_FILE.",
+    )
+    tls_key_file: Path | None = Field(
+        default=None,
+        description="PEM file with the private key of TLS_CERT_FILE, without a password.",
+    )
+    trusted_proxies: str = Field(
+        default="",
+        description="Addresses or networks of proxies, separated by commas, whose X-Forwarded-For "
+        "names the client; empty: none.",
+    )
+    cors_origins: str = Field(
+        default="",
+        description="Origins whose pages may ask the server from a browser, separated by commas; "
+        "empty: none.",
+    )
+
     worker_start_timeout_s: float = Field(
         default=120.0, gt=0, le=3600, description="Longest time for a worker to load, in seconds."
     )
@@ -237,6 +243,14 @@ class Settings(BaseSettings):
         return None if "*" in names else names
 
     @property
+    def trusted_proxy_networks(self) -> list[str]:
+        return _listed(self.trusted_proxies)
+
+    @property
+    def allowed_origins(self) -> list[str]:
+        return _listed(self.cors_origins)
+
+    @property
     def is_private(self) -> bool:
         """Only this machine can reach us."""
         try:
@@ -255,6 +269,27 @@ class Settings(BaseSettings):
     def effective_log_level(self) -> str:
         return "debug" if self.debug else self.log_level
 
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, given: str) -> str:
+        for each in _listed(given):
+            ipaddress.ip_network(each, strict=False)  # its ValueError names it
+        return given
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, given: str) -> str:
+        for each in _listed(given):
+            if not _ORIGIN.fullmatch(each):
+                raise ValueError(f"{each!r} is no origin, such as https://shop.example")
+        return given
+
+    @model_validator(mode="after")
+    def _tls_has_both_files(self) -> Self:
+        if (self.tls_cert_file is None) != (self.tls_key_file is None):
+            raise ValueError("TLS_CERT_FILE and TLS_KEY_FILE belong together; set both or neither")
+        return self
+
     @model_validator(mode="after")
     def _request_fits_the_queue(self) -> Self:
         if self.max_request_items > self.max_queue_items:
@@ -272,6 +307,10 @@ class Settings(BaseSettings):
                 f"({self.max_held_body_bytes}): such a body could never be taken"
             )
         return self
+
+
+def _listed(text: str) -> list[str]:
+    return [each for part in text.split(",") if (each := part.strip())]
 
 
 def load_settings() -> Settings:
