@@ -30,6 +30,7 @@ from app.api.errors import InternalError, headers_of, shown_to_caller, status_of
 from app.api.middleware import request_id_from
 from app.api.open_inference import ControlOrder
 from app.api.open_inference_messages import call_of, response_of, value_of
+from app.api.server import tls_context
 from app.core.config import Settings
 from app.core.errors import ConfigurationError, Overloaded, ServingError
 from app.core.tensor_bytes import MAX_OUTPUT_BYTES
@@ -304,10 +305,11 @@ class GrpcServer:
             ) from None
 
     def _bound(self, address: str, settings: Settings) -> int:
-        """The port; with TLS where HTTP has it."""
+        """The port; with TLS where HTTP has it. Raises ConfigurationError for wrong files."""
         cert_file, key_file = settings.tls_cert_file, settings.tls_key_file
         if cert_file is None or key_file is None:
             return int(self._server.add_insecure_port(address))
+        tls_context(cert_file, key_file)  # which says what is wrong; gRPC says it on stderr
         pair = (key_file.read_bytes(), cert_file.read_bytes())
         return int(self._server.add_secure_port(address, grpc.ssl_server_credentials([pair])))
 

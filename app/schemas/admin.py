@@ -45,6 +45,7 @@ class KeyBody(_Strict):
     name: str = Field(
         min_length=1,
         max_length=64,
+        json_schema_extra={"pattern": "^[A-Za-z0-9][A-Za-z0-9._-]*$"},
         description="Who or what will use it: A-Za-z0-9._-; never used again.",
         examples=["shop-frontend"],
     )

@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from app.api.server import tls_context
 from app.core.config import Settings
 from app.core.errors import ConfigurationError
-from tests.api.serving import serving, settings
+from tests.api.serving import FakeServices, serving, settings
 
 pytestmark = pytest.mark.asyncio
 TEXT = {"text": "two words"}
@@ -57,6 +57,32 @@ async def test_many_talk_tls_at_once_and_none_is_mixed_up(pair):
             sent = [f"text {number} " * 50 for number in range(60)]
             answers = await asyncio.gather(*(client.post(url, json={"text": t}) for t in sent))
     assert [answer.json()["result"] for answer in answers] == sent
+
+
+async def test_grpc_speaks_tls_with_the_same_certificate(pair):
+    grpc = pytest.importorskip("grpc", reason="grpcio is not installed")
+    from app.api import open_inference_pb2 as messages
+    from app.api.open_inference_grpc import SERVICE, GrpcServer
+
+    cert, key = pair
+    chosen = settings(host="127.0.0.1", grpc_port=0, tls_cert_file=cert, tls_key_file=key)
+    server = GrpcServer(FakeServices(), chosen, "server", "0.1")
+    await server.start()
+    trusting = grpc.ssl_channel_credentials(cert.read_bytes())
+    try:
+        async with grpc.aio.secure_channel(f"localhost:{server.port}", trusting) as channel:
+            ask = channel.unary_unary(
+                f"/{SERVICE}/ServerLive",
+                request_serializer=lambda message: message.SerializeToString(),
+                response_deserializer=messages.ServerLiveResponse.FromString,
+            )
+            assert (await ask(messages.ServerLiveRequest(), timeout=10)).live
+    finally:
+        await server.stop()
+    with pytest.raises(ConfigurationError, match="TLS_CERT_FILE"):
+        GrpcServer(
+            FakeServices(), settings(**{**chosen.model_dump(), "tls_key_file": cert}), "", ""
+        )
 
 
 async def test_wrong_files_are_told_at_the_start(pair, tmp_path):

@@ -4,28 +4,13 @@ import csv
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from typing import Any
 
 from tests.e2e.conftest import Start
-from tests.e2e.serving import ServerProcess, environment
+from tests.e2e.serving import ServerProcess, cli
 from tests.processes import until
-
-
-def cli(server_folder, *arguments: str) -> str:
-    """What it says, of the database in that folder."""
-    done = subprocess.run(
-        [sys.executable, "-m", "app.cli", *arguments],
-        cwd=server_folder,
-        env=environment(LOG_LEVEL="error"),
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
 
 
 def status(server: ServerProcess, secret: str = "") -> int:
