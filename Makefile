@@ -7,7 +7,8 @@ KILLS ?= 200
 
 .DEFAULT_GOAL := help
 .PHONY: help run hub test test-slow test-js test-openapi test-hub test-hub-full check lint types fmt proto eval \
-	eval-hub bench bench-hub bench-openai bench-jobs bench-scheduling simulation soak chaos chaos-jobs lock clean
+	eval-hub bench bench-hub bench-openai bench-jobs bench-scheduling simulation soak chaos chaos-jobs lock \
+	audit sbom clean
 
 help:  ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -117,6 +118,21 @@ lock: $(VENV)/.dev  ## Pin requirements/*.in, with all that they need, into requ
 	$(call pin,dev,requirements-dev.txt)
 	$(call pin,hub,requirements-hub.txt)
 	sed -i 's/^\(torch==[0-9.]*\)+[a-z0-9]*/\1/' requirements-hub.txt  # any build of PyTorch will do
+
+audit: $(VENV)/audit/.installed  ## Look all pinned requirements up among known vulnerabilities; needs the internet
+	@failed=0; for one in serve hub dev; do \
+		$(VENV)/audit/bin/pip-audit --disable-pip --no-deps -r requirements-$$one.txt || failed=1; \
+	done; exit $$failed
+
+sbom: $(VENV)/audit/.installed  ## Write sbom.json (CycloneDX): what the server is made of
+	$(VENV)/audit/bin/cyclonedx-py requirements requirements-serve.txt --of JSON -o sbom.json
+
+# In an environment of their own, which a package under suspicion cannot reach.
+$(VENV)/audit/.installed: | $(BIN)/python
+	$(PYTHON) -m venv $(VENV)/audit
+	$(VENV)/audit/bin/python -m pip install --quiet --disable-pip-version-check \
+		pip-audit==2.10.1 cyclonedx-bom==7.5.0
+	@touch $@
 
 clean:  ## Remove the virtual environment and caches, not the model files
 	rm -rf $(VENV) .mypy_cache .pytest_cache .hypothesis

@@ -1,7 +1,9 @@
-"""`python -m app.cli`: look after catalogs and model files without serving.
+"""`python -m app.cli`: look after catalogs, model files and API keys without serving.
 
 check  validate a catalog and show what it would load, from where, and what that takes
 pull   fetch the model files and prepare the checkpoints
+keys   make, list, revoke and rotate API keys
+usage  what was used, and what it cost
 """
 
 import argparse
@@ -14,6 +16,7 @@ from pathlib import Path
 from app.core.config import Settings, load_settings
 from app.core.errors import CannotLoad, ServingError
 from app.core.logging import configure_logging
+from app.keys import command_line
 from app.models.catalog import load_catalog, profile_path
 from app.models.planned import Planned, Wanted
 from app.models.preparation import Stores, open_stores, wanted_by
@@ -28,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = load_settings()
         configure_logging(settings.log_format, settings.effective_log_level)
+        if options.command in ("keys", "usage"):
+            return _say(command_line.run(options, settings.database_address))
         path = _catalog_path(options.catalog, settings)
         specs = load_catalog(path)
         stores = open_stores(settings, progress_for_stderr())
@@ -42,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m app.cli", description="Look after catalogs and model files."
+        prog="python -m app.cli", description="Look after catalogs, model files and API keys."
     )
     commands = parser.add_subparsers(dest="command", required=True)
     check = commands.add_parser("check", help="validate a catalog and show what it needs")
@@ -59,7 +64,16 @@ def _parser() -> argparse.ArgumentParser:
             type=Path,
             help="a catalog file (default: MODEL_CATALOG, else that of MODEL_PROFILE)",
         )
+    command_line.add_commands(commands)
     return parser
+
+
+def _say(said: command_line.Said) -> int:
+    for line in said.aside:
+        print(line, file=sys.stderr)
+    for line in said.out:
+        print(line)
+    return 0
 
 
 def _catalog_path(given: Path | None, settings: Settings) -> Path:

@@ -41,6 +41,11 @@ from app.jobs.runner import Runner, RunnerLimits
 from app.jobs.store import Limits as StoreLimits
 from app.jobs.store import OnceAnswers
 from app.jobs.watch import Watch
+from app.keys.accounts import Accounts
+from app.keys.gate import Gate
+from app.keys.service import KeyService
+from app.keys.store import generation
+from app.keys.usage import UsageLedger
 from app.models.catalog import load_catalog, profile_path
 from app.models.loader import Fleet, build_fleet
 from app.models.preparation import open_stores
@@ -73,6 +78,19 @@ class Services:
     metrics: Metrics
     jobs: JobService
     once: OnceAnswers
+    accounts: Accounts
+
+    @property
+    def gate(self) -> Gate:
+        return self.accounts.gate
+
+    @property
+    def keys(self) -> KeyService:
+        return self.accounts.keys
+
+    @property
+    def usage(self) -> UsageLedger:
+        return self.accounts.usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,20 +111,50 @@ class Application:
             self.grpc.begin_stop()
 
 
-def open_storage(settings: Settings) -> Engines:
-    """The database, with our schema. Raises ConfigurationError where it cannot be used."""
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """The database, with our schema. generation: of its keys; 0 where none was ever made."""
+
+    engines: Engines
+    generation: int
+
+
+def open_storage(settings: Settings) -> Storage:
+    """Raises ConfigurationError where it cannot be used."""
     engines = open_engines(settings.database_address, READERS)
     migrate(engines)
-    return engines
+    with engines.reader.begin() as connection:
+        return Storage(engines, generation(connection))
 
 
-def create_app(settings: Settings, specs: Sequence[ModelSpec], engines: Engines) -> Application:
+def guarded(settings: Settings, storage: Storage) -> Settings:
+    """With an address that only this machine can reach, while anybody who could would be let in
+    without having been asked."""
+    if storage.generation or settings.allow_anonymous or settings.is_private:
+        return settings
+    log.warning(
+        "listening_on_loopback_only",
+        reason="there is no API key, so whoever reached the server could use it",
+        remedy="make one (python -m app.cli keys create NAME) or set ALLOW_ANONYMOUS=true, "
+        "and start again",
+    )
+    return settings.model_copy(update={"host": "::1" if ":" in settings.host else "127.0.0.1"})
+
+
+def create_app(settings: Settings, specs: Sequence[ModelSpec], storage: Storage) -> Application:
     """Wire everything together. The workers and the database live as long as the app's lifespan.
 
     Raises ConfigurationError for a GRPC_PORT, or a DATA_DIR, that cannot be had.
     """
     metrics, clock = Metrics(), MonotonicClock()
-    database = Database(engines)
+    database = Database(storage.engines)
+    accounts = Accounts(
+        database,
+        storage.generation,
+        metrics.costs,
+        allows_anonymous=settings.allow_anonymous,
+        is_private=settings.is_private,
+    )
     stores = open_stores(settings, progress_for_stderr())
     fleet = build_fleet(specs, stores, settings, metrics, clock)
     inference = InferenceService(
@@ -116,19 +164,21 @@ def create_app(settings: Settings, specs: Sequence[ModelSpec], engines: Engines)
         default_model=settings.default_model,
         max_text_chars=settings.max_text_chars,
         cache=_response_cache(settings, metrics),
+        meter=accounts.meter,
     )
     limits = ControlLimits(settings.worker_start_timeout_s, settings.shutdown_grace_s + ENDS_S)
     control = ModelControl(fleet.registry, limits, is_allowed=settings.model_control == "explicit")
     models = ModelService(fleet.registry)
     work = Work(inference, models, request_limits(settings), lambda: models.readiness().started)
     jobs, once = _jobs(settings, database, work, metrics)
-    services = Services(inference, models, control, metrics, jobs, once)
+    services = Services(inference, models, control, metrics, jobs, once, accounts)
     grpc = _grpc_server(services, settings)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         running = asyncio.create_task(fleet.run())
         jobs.start()
+        attending = asyncio.create_task(accounts.run())
         try:
             if grpc is not None:
                 await grpc.start()
@@ -139,6 +189,9 @@ def create_app(settings: Settings, specs: Sequence[ModelSpec], engines: Engines)
             await jobs.stop(settings.shutdown_grace_s)
             await fleet.stop()
             await running
+            attending.cancel()
+            await asyncio.wait([attending])
+            await accounts.close()
             await database.close()
 
     return Application(build_app(services, settings, lifespan=lifespan), services, fleet, grpc)
@@ -195,10 +248,10 @@ def read_catalog(settings: Settings) -> tuple[ModelSpec, ...]:
 
 
 async def serve(
-    settings: Settings, specs: Sequence[ModelSpec], engines: Engines, listening: socket.socket
+    settings: Settings, specs: Sequence[ModelSpec], storage: Storage, listening: socket.socket
 ) -> None:
     """Serve until a signal comes and everything accepted is answered."""
-    application = create_app(settings, specs, engines)
+    application = create_app(settings, specs, storage)
     server = build_server(
         application.app,
         settings,
@@ -234,14 +287,15 @@ def main() -> int:
         configure_logging(settings.log_format, settings.effective_log_level)
         specs = read_catalog(settings)
         allow_descriptors(settings.max_connections)
-        engines = open_storage(settings)
+        storage = open_storage(settings)
+        settings = guarded(settings, storage)
         listening = open_socket(settings.host, settings.port, silence_s=settings.client_silence_s)
     except ConfigurationError as wrong:
         sys.stderr.write(f"ai-inference-backend: {wrong}\n")
         return 2
     with listening:
         try:
-            uvloop.run(serve(settings, specs, engines, listening))
+            uvloop.run(serve(settings, specs, storage, listening))
         except ConfigurationError as wrong:
             sys.stderr.write(f"ai-inference-backend: {wrong}\n")
             return 2

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from app.core.config import usable_cpus
+from app.core.cpus import usable_cpus
 from app.runtimes.base import StreamPlan
 from app.runtimes.openvino_encoder import OpenVinoEncoder
 from app.workers.calibration import Calibration, load_calibrated

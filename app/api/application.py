@@ -8,11 +8,13 @@ from typing import Any
 from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from app.api import (
+    admin,
     docs,
     errors,
     health,
@@ -25,9 +27,12 @@ from app.api import (
     openai_models,
     openai_responses,
     openai_texts,
+    usage,
 )
-from app.api.deps import AppServices
+from app.api.authentication import API_KEY, AUTHORIZATION, Authentication
+from app.api.deps import PRIORITY_HEADER, TIMEOUT_HEADER, AppServices
 from app.api.documented import documented
+from app.api.documented_admin import with_access
 from app.api.documented_jobs import STREAM as STREAM_OF_JOBS
 from app.api.documented_parameters import with_path_parameters
 from app.api.documented_streams import REF, Payloads, models_of
@@ -59,6 +64,8 @@ _TAGS = [
     {"name": "models", "description": "Which models and versions there are."},
     {"name": "health", "description": "How the server is."},
     {"name": "metrics", "description": "What it has done."},
+    {"name": "usage", "description": "What was used, and what it cost."},
+    {"name": "admin", "description": "Who may use it."},
 ]
 
 OPENAI = (openai_generation, openai_responses, openai_texts, openai_models)
@@ -78,6 +85,15 @@ OPENAI_BODIES = (
     ScoreBody,
     ClassifyBody,
 )
+
+# Keys travel in headers that a page must set itself, so no credentials of the browser's are taken.
+_SHARED_WITH_PAGES: dict[str, Any] = {
+    "allow_methods": ["GET", "POST", "DELETE"],
+    "allow_headers": [AUTHORIZATION, API_KEY, "Content-Type", TIMEOUT_HEADER, PRIORITY_HEADER]
+    + ["X-Request-ID"],
+    "expose_headers": ["X-Request-ID", "Retry-After", "RateLimit", "RateLimit-Policy"],
+    "max_age": 600,
+}
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
@@ -114,13 +130,18 @@ def build_app(
     app.state.started_at = time.monotonic()
     app.state.name = NAME
     app.state.assets = docs.load_assets()
-    for part in (inference, jobs, open_inference, *OPENAI, models, health, metrics, docs):
+    parts = (inference, jobs, open_inference, *OPENAI, models, health, metrics, usage, admin, docs)
+    for part in parts:
         app.include_router(part.router)
     app.include_router(openai_models.nowhere)
     app.include_router(router)
     errors.install(app)
     app.state.openapi = openapi_document(app, settings)
-    return RequestContext(app, settings.allowed_host_names)
+    guarded = Authentication(app, services.gate, services.metrics.observe_rejected)
+    shared: ASGIApp = guarded
+    if settings.allowed_origins:
+        shared = CORSMiddleware(guarded, settings.allowed_origins, **_SHARED_WITH_PAGES)
+    return RequestContext(shared, settings.allowed_host_names)
 
 
 def openapi_document(app: FastAPI, settings: Settings) -> dict[str, Any]:
@@ -134,12 +155,14 @@ def openapi_document(app: FastAPI, settings: Settings) -> dict[str, Any]:
     )
     schemas = document["components"]["schemas"]
     with_path_parameters(document["paths"])
+    with_access(document)
     bodies: list[type[BaseModel]] = [
         InferBody,
         BatchBody,
         JobBody,
         *open_inference.BODIES,
         *OPENAI_BODIES,
+        *admin.BODIES,
     ]
     for body in bodies + [each for payloads in STREAMS for each in models_of(payloads)]:
         schemas[body.__name__] = body.model_json_schema(ref_template=REF)

@@ -1,6 +1,7 @@
 """What routes are given: the services behind them, and what the request says about itself."""
 
 import re
+import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -11,9 +12,14 @@ from app.core.errors import CallerError, InvalidRequest
 from app.core.types import Asker, Piece, Priority
 from app.jobs.status import JobView, NewJob, OnceKey
 from app.jobs.store import OnceAnswers, Page
+from app.keys.audit import Act, Actor
+from app.keys.gate import Caller, Gate
+from app.keys.key import Key, Terms
+from app.keys.usage_rows import Period
 from app.services.inference_service import InferenceRequest, InferenceResult
 from app.services.model_service import Readiness, ServedVersion
 from app.services.open_inference import OpenInference, TensorLimits
+from app.services.visible_models import Models, VisibleModels
 
 TIMEOUT_HEADER = "X-Request-Timeout-Ms"
 PRIORITY_HEADER = "X-Priority"
@@ -29,8 +35,11 @@ class InvalidHeader(CallerError):
 
 
 class InferenceService(Protocol):
-    def check(self, request: InferenceRequest) -> str:
+    def check(self, request: InferenceRequest, asker: Asker) -> str:
         """The model's name. Raises what is wrong with it, whether or not it can run now."""
+
+    def check_allowed(self, request: InferenceRequest, asker: Asker) -> None:
+        """Raises Forbidden for a model that is not the caller's to ask."""
 
     async def infer(
         self,
@@ -38,8 +47,12 @@ class InferenceService(Protocol):
         *,
         timeout_ms: float | None,
         asker: Asker,
+        is_whole: bool = False,
     ) -> Sequence[InferenceResult]:
-        """One result per request, in order. Raises only what concerns all of them."""
+        """One result per request, in order. Raises only what concerns all of them.
+
+        is_whole: one failure is the answer to all of them.
+        """
 
     def stream(
         self,
@@ -74,6 +87,31 @@ class ModelControl(Protocol):
 
     async def unload(self, name: str, version: str | None, timeout_ms: float | None) -> None:
         """Returns when it is gone."""
+
+
+class KeyService(Protocol):
+    """keys/service.py has it. Raises StorageUnavailable, KeyNotFound."""
+
+    async def create(self, actor: Actor, terms: Terms) -> tuple[Key, str]: ...
+
+    async def revoke(self, actor: Actor, named: str) -> Key: ...
+
+    async def rotate(self, actor: Actor, named: str, grace_s: float) -> tuple[Key, str]: ...
+
+    async def get(self, named: str) -> Key: ...
+
+    async def list(self) -> Sequence[Key]: ...
+
+    async def note(self, act: Act) -> None: ...
+
+    async def audited(self, limit: int, before: int | None) -> Sequence[tuple[int, Act]]: ...
+
+
+class Usage(Protocol):
+    async def totals(
+        self, period: Period, by: Sequence[str], key_id: str | None = None
+    ) -> Sequence[Mapping[str, Any]]:
+        """Up to this moment; of one key, or of all. Raises StorageUnavailable."""
 
 
 class Metrics(Protocol):
@@ -124,13 +162,50 @@ class AppServices(Protocol):
     @property
     def once(self) -> OnceAnswers: ...
 
+    @property
+    def gate(self) -> Gate: ...
 
-def open_inference_of(services: AppServices, settings: Settings) -> OpenInference:
-    """The protocol, with this server's limits."""
+    @property
+    def keys(self) -> KeyService: ...
+
+    @property
+    def usage(self) -> Usage: ...
+
+
+def open_inference_of(services: AppServices, settings: Settings, caller: Caller) -> OpenInference:
+    """The protocol, with this server's limits and the caller's models."""
     limits = TensorLimits(
         settings.max_text_chars, settings.max_request_items, settings.max_tensor_values
     )
-    return OpenInference(services.inference, services.models, limits)
+    return OpenInference(services.inference, models_for(services, caller), limits)
+
+
+def models_for(services: AppServices, caller: Caller) -> Models:
+    """Those that the caller may know of."""
+    allowed = caller.models
+    return services.models if allowed is None else VisibleModels(services.models, allowed)
+
+
+def models_of(request: Request) -> Models:
+    return models_for(services_of(request), caller_of(request))
+
+
+def caller_of(request: Request) -> Caller:
+    """Who asks; on routes that are not open to all."""
+    caller: Caller = request.scope["caller"]
+    return caller
+
+
+def actor_of(request: Request) -> Actor:
+    """For the audit log."""
+    return Actor(f"key:{caller_of(request).name}", request_id_of(request))
+
+
+async def note_order(
+    keys: KeyService, actor: Actor, act: str, model: str, version: str | None
+) -> None:
+    """In the audit log, before it is carried out. Raises StorageUnavailable."""
+    await keys.note(actor.does(act, model, time.time(), version=version))
 
 
 def services_of(request: Request) -> AppServices:
@@ -165,12 +240,16 @@ def timeout_ms_of(request: Request) -> float | None:
 
 
 def asker_of(request: Request) -> Asker:
-    """Who asks, by his own name or else by his address, and how urgently. Raises InvalidRequest."""
-    return asker_from(
+    """Who asks, by his key, or else by his own name or address, and how urgently.
+
+    Raises InvalidRequest.
+    """
+    said = asker_from(
         request.headers.getlist(PRIORITY_HEADER),
         request.headers.getlist(CALLER_HEADER),
         "" if request.client is None else request.client.host,
     )
+    return caller_of(request).asks(said)
 
 
 def asker_from(priorities: list[str], callers: list[str], host: str) -> Asker:

@@ -11,6 +11,9 @@ _encode = msgspec.json.Encoder().encode
 _CODES = {  # what OpenAI's clients look for
     "input_too_long": "context_length_exceeded",
     "overloaded": "rate_limit_exceeded",
+    "rate_limited": "rate_limit_exceeded",
+    "quota_exceeded": "insufficient_quota",
+    "unauthenticated": "invalid_api_key",
 }
 
 

@@ -26,7 +26,6 @@ _HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; "
     "style-src 'self' 'unsafe-inline'; object-src 'none'; base-uri 'none'; form-action 'self'; "
     "frame-ancestors 'none'",
-    "X-Frame-Options": "DENY",
     "Cache-Control": "no-cache",
 }
 

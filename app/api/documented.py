@@ -16,11 +16,21 @@ from app.schemas.response import EXAMPLE_ID, EXAMPLE_TIME, ErrorAnswer
 
 Responses = dict[int | str, dict[str, Any]]
 
-_FAILURES: dict[int, tuple[str, str, str]] = {  # status: what it means, an example of it
+FAILURES: dict[int, tuple[str, str, str]] = {  # status: what it means, an example of it
     400: (
         "Not strict JSON, or a malformed header.",
         "invalid_json",
         "The body is not valid JSON: JSON is malformed: trailing characters (byte 14).",
+    ),
+    401: (
+        "No API key, or one that is unknown, revoked or expired.",
+        "unauthenticated",
+        "The API key is unknown, revoked or expired.",
+    ),
+    403: (
+        "The API key lacks the scope, or may not use the model.",
+        "forbidden",
+        "this API key may not use the model 'generator'",
     ),
     404: (
         "No such model or version.",
@@ -33,7 +43,7 @@ _FAILURES: dict[int, tuple[str, str, str]] = {  # status: what it means, an exam
         "The body of the request did not arrive in time.",
     ),
     409: (
-        "The first request with this Idempotency-Key is still being answered.",
+        "Something else has its place: an equal request that still runs, or another of its name.",
         "still_running",
         "The first request with this Idempotency-Key is still being answered; ask again later.",
     ),
@@ -81,7 +91,7 @@ _FAILURES: dict[int, tuple[str, str, str]] = {  # status: what it means, an exam
     ),
 }
 
-_ANYWHERE = (421, 431)  # told before it is known what was asked for; probes answer to any name
+ANYWHERE = (421, 431)  # told before it is known what was asked for; probes answer to any name
 
 _RETRY_AFTER = {
     "Retry-After": {
@@ -134,8 +144,8 @@ def documented(
             "content": {"application/json": {"schema": schema}},
         }
         has_key = ONCE_KEY in extra["parameters"]
-        shown = [*failures, *(each for each in _FAILURES if each != 409 or has_key)]
-    responses.update({each: _failure(each) for each in shown})
+        shown = [*failures, *(each for each in FAILURES if each != 409 or has_key)]
+    responses.update({each: failure_shown(each) for each in shown})
     return {
         "response_model": None,
         "responses": responses,
@@ -168,7 +178,7 @@ def documented_v2(
         responses[200]["content"] = {"application/octet-stream": {"schema": _RAW}}
     failures = (*failures, *_anywhere(is_probe), *(_V2_FAILURES if body is not None else ()))
     for status in sorted(set(failures)):
-        words = _V2_WORDS.get(status) or _FAILURES[status][0]
+        words = _V2_WORDS.get(status) or FAILURES[status][0]
         responses[status] = {"model": V2Error, "description": words, **_headers(status)}
     if unready is not None:
         responses[503] = {"model": unready, "description": "Not now."}
@@ -183,8 +193,8 @@ def documented_v2(
     return {"response_model": None, "responses": responses, "openapi_extra": extra}
 
 
-def _failure(status: int) -> dict[str, Any]:
-    description, code, message = _FAILURES[status]
+def failure_shown(status: int) -> dict[str, Any]:
+    description, code, message = FAILURES[status]
     example = {
         "success": False,
         "error": {"code": code, "message": message},
@@ -204,4 +214,4 @@ def _headers(status: int) -> dict[str, Any]:
 
 
 def _anywhere(is_probe: bool) -> tuple[int, ...]:
-    return tuple(status for status in _ANYWHERE if not (is_probe and status == 421))
+    return tuple(status for status in ANYWHERE if not (is_probe and status == 421))

@@ -72,6 +72,7 @@ _OF_PATHS = {
     "model_name": ("A model, as `/models` lists them.", "sentiment"),
     "model_version": ("A version of it.", "v1"),
     "job_id": ("A job of yours.", "job_019d3a7c51e05b2f6c0d9e8a7b6c5d4e"),
+    "key_name": ("The name or the id of an API key.", "shop-frontend"),
 }
 
 

@@ -24,13 +24,18 @@ from app.core.errors import (
     InvalidJson,
     InvalidRequest,
     JobNotFound,
+    KeyNotFound,
     ModelNotFound,
+    NameTaken,
     Overloaded,
     PoisonInput,
+    QuotaExceeded,
+    RateLimited,
     ServingError,
     StillRunning,
     Superseded,
     TryLater,
+    Unauthenticated,
     UnsupportedMediaType,
 )
 
@@ -71,6 +76,9 @@ STATUS: dict[type[ServingError], int] = {
     InputTooLong: 413,
     UnsupportedMediaType: 415,
     Forbidden: 403,
+    Unauthenticated: 401,
+    KeyNotFound: 404,
+    NameTaken: 409,
     Superseded: 409,
     ModelNotFound: 404,
     JobNotFound: 404,
@@ -80,6 +88,8 @@ STATUS: dict[type[ServingError], int] = {
     WrongMethod: 405,
     TryLater: 503,
     Overloaded: 429,
+    RateLimited: 429,
+    QuotaExceeded: 429,
     DeadlineExceeded: 504,
     PoisonInput: 500,
     Cancelled: 499,  # nobody reads it; the log does
@@ -95,6 +105,8 @@ def headers_of(error: ServingError) -> dict[str, str]:
     """Retry-After in whole seconds, never 0; no second request after a body left unread; the
     methods that a path does take."""
     headers: dict[str, str] = {}
+    if isinstance(error, Unauthenticated):
+        headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, TryLater):
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s or 0)))
     if isinstance(error, WrongMethod) and error.allowed:

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from app.api import answers, openai_generation, openai_responses, openai_texts
-from app.api.deps import InferenceService, ModelService
+from app.api.deps import InferenceService
 from app.api.errors import shown_to_caller
 from app.api.inference import sorted_out, wanted_of
 from app.api.openai_route import OpenAiCall, Wanted, find_in
@@ -20,12 +20,14 @@ from app.core.errors import DeadlineExceeded, InvalidRequest, ServingError, TryL
 from app.core.types import Answer, Asker, Done, Failed, Timings, Usage
 from app.jobs.plan import Part
 from app.jobs.status import Claimed, Ending, JobState, Problem
+from app.keys.key import is_key_id
 from app.schemas.openai_common import OpenAiBody, parse_openai
 from app.schemas.openai_generation import ChatBody, CompletionBody
 from app.schemas.openai_responses import ResponsesBody
 from app.schemas.openai_texts import ClassifyBody, EmbeddingsBody, RerankBody, ScoreBody
 from app.schemas.request import Limits, parse_batch, parse_infer
 from app.services.inference_service import InferenceRequest, InferenceResult
+from app.services.visible_models import Models
 
 INFER, BATCH = "/infer", "/infer/batch"
 _OPENAI: Mapping[str, tuple[type[OpenAiBody], Callable[[OpenAiCall[Any], Limits], Wanted]]] = {
@@ -58,7 +60,7 @@ class Work:
     """The planner of jobs. can_run: whether the models' first load is over."""
 
     inference: InferenceService
-    models: ModelService
+    models: Models
     limits: Limits
     is_ready: Callable[[], bool]
 
@@ -66,12 +68,15 @@ class Work:
     def can_run(self) -> bool:
         return self.is_ready()
 
-    def check(self, endpoint: str, body: Any) -> Read:
-        """Raises a CallerError as the live route would."""
+    def check(self, endpoint: str, body: Any, asker: Asker) -> Read:
+        """Raises a CallerError as the live route would; and for an entry of a batch whose model is
+        not the caller's to ask, because it runs without him."""
         read = self.read(endpoint, body)
-        if endpoint == BATCH:  # an entry that is wrong fails alone
+        if endpoint == BATCH:  # an entry that is otherwise wrong fails alone
+            for request in read.requests:
+                self.inference.check_allowed(request, asker)
             return read
-        names = {self.inference.check(request) for request in read.requests}
+        names = {self.inference.check(request, asker) for request in read.requests}
         return Read(read.requests, names.pop() if len(names) == 1 else None, read.ending)
 
     def read(self, endpoint: str, body: Any) -> Read:
@@ -114,7 +119,8 @@ class JobPlan:
         self._job = job
         self._read = read
         self._work = work
-        self._asker = Asker(job.caller, job.priority, is_patient=True)
+        key = job.caller if is_key_id(job.caller) else ""
+        self._asker = Asker(job.caller, job.priority, is_patient=True, key=key)
         self._began = time.perf_counter()
 
     @property

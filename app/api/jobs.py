@@ -15,6 +15,7 @@ from app.api.body import read_json
 from app.api.deps import (
     PRIORITIES,
     asker_of,
+    models_of,
     note,
     request_id_of,
     services_of,
@@ -63,8 +64,8 @@ async def submit_job(request: Request) -> Response:
     once = once_of(request, "/jobs", asker, value)
     body = parse_job(value)
     services = services_of(request)
-    work = Work(services.inference, services.models, limits_of(settings), lambda: True)
-    read = work.check(body.endpoint, body.body)
+    work = Work(services.inference, models_of(request), limits_of(settings), lambda: True)
+    read = work.check(body.endpoint, body.body, asker)
     if body.webhook is not None:
         check_url(body.webhook.url, allows_private=settings.webhook_allow_private)
     timeout_s = min(body.timeout_s or settings.job_timeout_s, (timeout_ms or 1e12) / 1000)

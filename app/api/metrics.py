@@ -43,10 +43,15 @@ async def metrics(request: Request) -> Response:
 
 
 def wants_json(accept: str) -> bool:
-    """Whether application/json is named; `*/*` and the scrapers' own types mean text."""
+    """`*/*` and the scrapers' own types mean text."""
+    return wants("application/json", accept)
+
+
+def wants(wanted: str, accept: str) -> bool:
+    """Whether a media type is named."""
     for entry in accept.lower().replace(" ", "").split(","):
         media_type, *parameters = entry.split(";")
         is_refused = any(_ZERO.fullmatch(parameter) for parameter in parameters)
-        if media_type == "application/json" and not is_refused:
+        if media_type == wanted and not is_refused:
             return True
     return False

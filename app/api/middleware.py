@@ -23,6 +23,8 @@ _HOST_NAME = re.compile(r"\[[^\]]*\]|[^:]*")
 _SECURITY_HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
+    (b"x-frame-options", b"DENY"),
+    (b"cross-origin-resource-policy", b"same-origin"),
 )
 _MISDIRECTED = "The request names a host that this server does not answer for (ALLOWED_HOSTS)."
 _PROBES = ("/health", "/v2/health")

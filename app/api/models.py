@@ -4,7 +4,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.api.deps import services_of, settings_of
+from app.api.deps import models_of, settings_of
 from app.api.documented import documented
 from app.api.envelope import JsonResponse
 from app.api.plain_route import PlainRoute
@@ -19,6 +19,6 @@ async def models(request: Request) -> Response:
     return JsonResponse(
         {
             "default_model": settings_of(request).default_model,
-            "models": services_of(request).models.describe(),
+            "models": models_of(request).describe(),
         }
     )

@@ -5,7 +5,17 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.api.deps import asker_of, note, open_inference_of, services_of, settings_of, timeout_ms_of
+from app.api.deps import (
+    actor_of,
+    asker_of,
+    caller_of,
+    note,
+    note_order,
+    open_inference_of,
+    services_of,
+    settings_of,
+    timeout_ms_of,
+)
 from app.api.dialect_route import (
     ANY_METHOD,
     AlreadyCounted,
@@ -32,6 +42,7 @@ from app.schemas.open_inference import (
     parse,
 )
 from app.services.open_inference import EXTENSIONS, OpenInference, version_to_control
+from app.services.visible_models import check_model
 
 BODIES = (V2InferBody, V2IndexBody, V2ControlBody)
 ControlOrder = Callable[[str, str | None, float | None], Awaitable[None]]
@@ -54,7 +65,7 @@ router = APIRouter(tags=["open inference protocol"], route_class=ProtocolRoute)
 
 
 def _protocol(request: Request) -> OpenInference:
-    return open_inference_of(services_of(request), settings_of(request))
+    return open_inference_of(services_of(request), settings_of(request), caller_of(request))
 
 
 def _asked(request: Request) -> tuple[str, str]:
@@ -163,7 +174,7 @@ async def v2_load(request: Request) -> Response:
 
     Answers when it is ready, or tells why it is not; the model's part of the index.
     """
-    return await _control(request, services_of(request).control.load)
+    return await _control(request, "model.load", services_of(request).control.load)
 
 
 @router.post(
@@ -175,14 +186,16 @@ async def v2_unload(request: Request) -> Response:
 
     Nothing new is taken, what was accepted is answered, and then its memory is given back.
     """
-    return await _control(request, services_of(request).control.unload)
+    return await _control(request, "model.unload", services_of(request).control.unload)
 
 
-async def _control(request: Request, carry_out: ControlOrder) -> Response:
+async def _control(request: Request, act: str, carry_out: ControlOrder) -> Response:
     services_of(request).control.check_allowed()
     timeout_ms, name = timeout_ms_of(request), request.path_params["model_name"]
+    check_model(caller_of(request).models, name)
     given = await read_small_json(request, settings_of(request).max_body_bytes)
     version = version_to_control(parse(V2ControlBody, given).parameters)
+    await note_order(services_of(request).keys, actor_of(request), act, name, version)
     await run_unless_gone(request, carry_out(name, version, timeout_ms))
     return JsonResponse(_protocol(request).index(model=name))
 

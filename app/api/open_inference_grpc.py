@@ -7,6 +7,7 @@ where GRPC_PORT is set.
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import unquote
 
@@ -15,28 +16,38 @@ import grpc.aio
 import structlog
 
 from app.api import open_inference_pb2 as messages
+from app.api.access import METHODS, Open
+from app.api.authentication import API_KEY, AUTHORIZATION, bearer_of
 from app.api.deps import (
     CALLER_HEADER,
     PRIORITY_HEADER,
     AppServices,
     asker_from,
+    note_order,
     open_inference_of,
 )
 from app.api.errors import InternalError, headers_of, shown_to_caller, status_of
 from app.api.middleware import request_id_from
 from app.api.open_inference import ControlOrder
 from app.api.open_inference_messages import call_of, response_of, value_of
+from app.api.server import tls_context
 from app.core.config import Settings
 from app.core.errors import ConfigurationError, Overloaded, ServingError
 from app.core.tensor_bytes import MAX_OUTPUT_BYTES
 from app.core.types import Asker, Failed
-from app.services.open_inference import EXTENSIONS, version_to_control
+from app.keys.audit import Actor
+from app.keys.gate import Caller
+from app.keys.limits import KeyMeter
+from app.services.open_inference import EXTENSIONS, OpenInference, version_to_control
+from app.services.visible_models import check_model
 
 log = structlog.get_logger("app.api")
 
+ANYBODY = Caller(frozenset())  # of methods that are open to all
 SERVICE = "inference.GRPCInferenceService"
 _CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
+    401: grpc.StatusCode.UNAUTHENTICATED,
     403: grpc.StatusCode.PERMISSION_DENIED,
     404: grpc.StatusCode.NOT_FOUND,
     409: grpc.StatusCode.ABORTED,
@@ -63,7 +74,17 @@ class Context(Protocol):
     async def abort(self, code: grpc.StatusCode, details: str) -> None: ...
 
 
-Method = Callable[[Any, Context], Awaitable[Any]]
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of somebody who is known. protocol: of his models."""
+
+    context: Context
+    caller: Caller
+    protocol: OpenInference
+    meter: KeyMeter | None = None
+
+
+Method = Callable[[Any, Call], Awaitable[Any]]
 
 
 def code_of(error: ServingError) -> grpc.StatusCode:
@@ -78,7 +99,6 @@ class Servicer:
         self._services = services
         self._settings = settings
         self._name, self._version = name, version
-        self._protocol = open_inference_of(services, settings)
         self._held_bytes = 0
 
     def handlers(self) -> dict[str, Any]:
@@ -104,26 +124,26 @@ class Servicer:
             )
         }
 
-    async def ServerLive(self, request: Any, context: Context) -> Any:
+    async def ServerLive(self, request: Any, call: Call) -> Any:
         return messages.ServerLiveResponse(live=True)
 
-    async def ServerReady(self, request: Any, context: Context) -> Any:
+    async def ServerReady(self, request: Any, call: Call) -> Any:
         return messages.ServerReadyResponse(ready=self._services.models.readiness().ready)
 
-    async def ModelReady(self, request: Any, context: Context) -> Any:
-        ready = self._protocol.is_ready(request.name, request.version)
+    async def ModelReady(self, request: Any, call: Call) -> Any:
+        ready = call.protocol.is_ready(request.name, request.version)
         return messages.ModelReadyResponse(ready=ready)
 
-    async def ServerMetadata(self, request: Any, context: Context) -> Any:
+    async def ServerMetadata(self, request: Any, call: Call) -> Any:
         return messages.ServerMetadataResponse(
             name=self._name, version=self._version, extensions=EXTENSIONS
         )
 
-    async def ModelMetadata(self, request: Any, context: Context) -> Any:
-        shown = self._protocol.metadata(request.name, request.version)
+    async def ModelMetadata(self, request: Any, call: Call) -> Any:
+        shown = call.protocol.metadata(request.name, request.version)
         return messages.ModelMetadataResponse(**shown)
 
-    async def ModelInfer(self, request: Any, context: Context) -> Any:
+    async def ModelInfer(self, request: Any, call: Call) -> Any:
         size = request.ByteSize()
         limit = self._settings.max_held_body_bytes
         if self._held_bytes + size > limit:
@@ -133,33 +153,36 @@ class Servicer:
             )
         self._held_bytes += size
         try:
-            call = call_of(request, self._settings.max_tensor_values)
-            asker, timeout_ms = _asker(context), _timeout_ms(context)
-            reply = await self._protocol.infer(call, timeout_ms=timeout_ms, asker=asker)
+            asked = call_of(request, self._settings.max_tensor_values)
+            asker, timeout_ms = _asker(call), _timeout_ms(call.context)
+            reply = await call.protocol.infer(asked, timeout_ms=timeout_ms, asker=asker)
         finally:
             self._held_bytes -= size
         if isinstance(reply, Failed):
             return reply
         return response_of(reply, request.id)
 
-    async def RepositoryIndex(self, request: Any, context: Context) -> Any:
-        return messages.RepositoryIndexResponse(models=self._protocol.index(request.ready))
+    async def RepositoryIndex(self, request: Any, call: Call) -> Any:
+        return messages.RepositoryIndexResponse(models=call.protocol.index(request.ready))
 
-    async def RepositoryModelLoad(self, request: Any, context: Context) -> Any:
-        await self._control(self._services.control.load, request, context)
+    async def RepositoryModelLoad(self, request: Any, call: Call) -> Any:
+        await self._control("model.load", self._services.control.load, request, call)
         return messages.RepositoryModelLoadResponse()
 
-    async def RepositoryModelUnload(self, request: Any, context: Context) -> Any:
-        await self._control(self._services.control.unload, request, context)
+    async def RepositoryModelUnload(self, request: Any, call: Call) -> Any:
+        await self._control("model.unload", self._services.control.unload, request, call)
         return messages.RepositoryModelUnloadResponse()
 
-    async def _control(self, carry_out: ControlOrder, request: Any, context: Context) -> None:
+    async def _control(self, act: str, carry_out: ControlOrder, request: Any, call: Call) -> None:
         self._services.control.check_allowed()
         given = {name: value_of(value) for name, value in request.parameters.items()}
         version = version_to_control(given)
-        await carry_out(request.model_name, version, _timeout_ms(context))
+        check_model(call.caller.models, request.model_name)
+        actor = Actor(f"key:{call.caller.name}", _request_id(call.context))
+        await note_order(self._services.keys, actor, act, request.model_name, version)
+        await carry_out(request.model_name, version, _timeout_ms(call.context))
 
-    def _guarded(self, method: Method) -> Method:
+    def _guarded(self, method: Method) -> Callable[[Any, Context], Awaitable[Any]]:
         """One line in the log per call, and every failure with a code."""
 
         async def handle(request: Any, context: Context) -> Any:
@@ -188,7 +211,12 @@ class Servicer:
     async def _answer(self, method: Method, request: Any, context: Context) -> Any:
         """Failed where the method raised, counted here because no service has."""
         try:
-            return await method(request, context)
+            call = await self._admitted(method.__name__, context)
+            try:
+                return await method(request, call)
+            finally:
+                if call.meter is not None:
+                    call.meter.end()
         except ServingError as error:
             refused = error
         except Exception as error:
@@ -196,6 +224,19 @@ class Servicer:
             refused = InternalError()
         self._services.metrics.observe_rejected(refused.code)
         return Failed(refused)
+
+    async def _admitted(self, method: str, context: Context) -> Call:
+        """Raises Unauthenticated, Forbidden, RateLimited, QuotaExceeded."""
+        access, caller, meter = METHODS.get(method, Open.TO_CALLERS), ANYBODY, None
+        if access is not Open.TO_ALL:
+            caller = await self._services.gate.identify(_credentials(context))
+            if caller.key is not None:
+                structlog.contextvars.bind_contextvars(key=caller.name)
+            if not isinstance(access, Open):
+                caller.check(access)
+                meter = await self._services.gate.enter(caller, access)
+        protocol = open_inference_of(self._services, self._settings, caller)
+        return Call(context, caller, protocol, meter)
 
 
 async def _refuse(context: Context, code: grpc.StatusCode, error: ServingError) -> None:
@@ -219,12 +260,18 @@ def _timeout_ms(context: Context) -> float | None:
     return None if left_s is None else max(1.0, 1000 * left_s)
 
 
-def _asker(context: Context) -> Asker:
+def _credentials(context: Context) -> list[str]:
+    bearers = [bearer_of(value) for value in _metadata(context, AUTHORIZATION)]
+    return bearers + _metadata(context, API_KEY)
+
+
+def _asker(call: Call) -> Asker:
     """As over HTTP, by metadata of the same names."""
+    context = call.context
     peer = unquote(context.peer()).removeprefix("ipv4:").removeprefix("ipv6:")
     host = peer.rpartition(":")[0].strip("[]")
     priorities, callers = _metadata(context, PRIORITY_HEADER), _metadata(context, CALLER_HEADER)
-    return asker_from(priorities, callers, host)
+    return call.caller.asks(asker_from(priorities, callers, host))
 
 
 class GrpcServer:
@@ -250,12 +297,21 @@ class GrpcServer:
         self._server.add_generic_rpc_handlers((handler,))
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         try:
-            self.port: int = self._server.add_insecure_port(f"{host}:{settings.grpc_port}")
+            self.port = self._bound(f"{host}:{settings.grpc_port}", settings)
         except RuntimeError:
             raise ConfigurationError(
                 f"cannot listen on {host}:{settings.grpc_port}; stop the other server or choose "
                 "another GRPC_PORT"
             ) from None
+
+    def _bound(self, address: str, settings: Settings) -> int:
+        """The port; with TLS where HTTP has it. Raises ConfigurationError for wrong files."""
+        cert_file, key_file = settings.tls_cert_file, settings.tls_key_file
+        if cert_file is None or key_file is None:
+            return int(self._server.add_insecure_port(address))
+        tls_context(cert_file, key_file)  # which says what is wrong; gRPC says it on stderr
+        pair = (key_file.read_bytes(), cert_file.read_bytes())
+        return int(self._server.add_secure_port(address, grpc.ssl_server_credentials([pair])))
 
     async def start(self) -> None:
         await self._server.start()

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.api import openai_generation, openai_responses, openai_texts
-from app.api.deps import services_of
+from app.api.deps import models_of
 from app.api.dialect_route import ANY_METHOD, nothing_here
 from app.api.envelope import JsonResponse
 from app.api.openai_documented import documented_openai
@@ -23,13 +23,13 @@ nowhere = APIRouter(route_class=OpenAiRoute)
 @router.get("/v1/models", **documented_openai(OpenAiModels))
 async def openai_models(request: Request) -> Response:
     """Each model under its name, for its default version, and under `name:version`."""
-    services = services_of(request)
+    models = models_of(request)
     shown: list[dict[str, Any]] = []
     seen: set[str] = set()
-    for served in services.models.served():
+    for served in models.served():
         if served.name not in seen:
             seen.add(served.name)
-            shown.append(_model(request, served.name, services.models.find(served.name, None)))
+            shown.append(_model(request, served.name, models.find(served.name, None)))
         shown.append(_model(request, f"{served.name}:{served.version}", served))
     return JsonResponse({"object": "list", "data": shown})
 

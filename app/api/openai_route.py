@@ -14,7 +14,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.api.body import read_json
-from app.api.deps import ModelService, asker_of, note, services_of, settings_of, timeout_ms_of
+from app.api.deps import (
+    asker_of,
+    models_of,
+    note,
+    services_of,
+    settings_of,
+    timeout_ms_of,
+)
 from app.api.dialect_route import AlreadyCounted, DialectRoute
 from app.api.dialects import openai_error
 from app.api.disconnect import run_unless_gone
@@ -37,6 +44,7 @@ from app.services.model_service import ServedVersion
 from app.services.openai_chunks import Broken, Writer, chunks
 from app.services.openai_generation import Asked
 from app.services.openai_parameters import in_callers_words
+from app.services.visible_models import Models
 
 IGNORED_HEADER = "X-Ignored-Fields"
 VALUES_PER_REQUEST = 20_000  # messages, tools and their schemas, with room to spare
@@ -110,11 +118,11 @@ async def read_call(request: Request, kind: type[Body], *, values: int = 0) -> O
 
 
 def find(request: Request, model: str) -> ServedVersion:
-    """By `name` or `name:version`. Raises ModelNotFound."""
-    return find_in(services_of(request).models, model)
+    """By `name` or `name:version`. Raises ModelNotFound, Forbidden."""
+    return find_in(models_of(request), model)
 
 
-def find_in(models: ModelService, model: str) -> ServedVersion:
+def find_in(models: Models, model: str) -> ServedVersion:
     name, _, version = model.partition(":")
     return models.find(name, version or None)
 
@@ -134,7 +142,7 @@ async def infer(
 ) -> list[Answer]:
     """Raises AlreadyCounted with the first failure."""
     work = services_of(request).inference.infer(
-        wanted, timeout_ms=call.timeout_ms, asker=call.asker
+        wanted, timeout_ms=call.timeout_ms, asker=call.asker, is_whole=True
     )
     results = await run_unless_gone(request, work)
     if len(results) != len(wanted):

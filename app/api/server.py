@@ -5,7 +5,9 @@ import contextlib
 import math
 import resource
 import socket
+import ssl
 from collections.abc import Callable, Generator
+from pathlib import Path
 
 import structlog
 import uvicorn
@@ -112,12 +114,33 @@ def build_server(
         interface="asgi3",
         log_config=None,
         access_log=False,
-        proxy_headers=False,
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=settings.trusted_proxy_networks,
         server_header=False,
         backlog=_BACKLOG,
         timeout_graceful_shutdown=math.ceil(settings.shutdown_grace_s),
     )
+    config.load()
+    if settings.tls_cert_file is not None and settings.tls_key_file is not None:
+        config.ssl = tls_context(settings.tls_cert_file, settings.tls_key_file)
     return Server(config)
+
+
+def tls_context(cert_file: Path, key_file: Path) -> ssl.SSLContext:
+    """TLS 1.2 and newer. Raises ConfigurationError."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(cert_file, key_file, password=_no_password)
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise ConfigurationError(f"cannot use TLS_CERT_FILE and TLS_KEY_FILE: {reason}") from None
+    return context
+
+
+def _no_password() -> str:
+    """In place of OpenSSL's question at the terminal, for which nobody is there."""
+    raise ValueError("the key has a password; write it without one")
 
 
 def open_socket(host: str, port: int, *, silence_s: float) -> socket.socket:

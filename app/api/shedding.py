@@ -25,7 +25,7 @@ from typing import Any
 from app.api.deps import CALLER_HEADER, PRIORITIES, PRIORITY_HEADER
 from app.api.limits import Limits, overloaded, refusal_bytes
 from app.api.protocol import LimitedConfig, LimitedProtocol, Reading
-from app.core.config import usable_cpus
+from app.core.cpus import usable_cpus
 from app.core.types import Priority
 
 TICK_S = 0.01

@@ -4,31 +4,20 @@ Only `app/main.py` and `app/cli.py` build `Settings()`. Every further setting ha
 name, a bound and a description; `.env.example` shows each one (a test compares the two).
 """
 
+import ipaddress
 import os
+import re
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import SettingsConfigDict
 
+from app.core.cpus import usable_cpus
+from app.core.config_jobs import JobSettings
 from app.core.errors import ConfigurationError
 
-CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
-
-
-def usable_cpus(quota_file: Path = CPU_QUOTA) -> int:
-    """CPUs this process may run on, at most as many as a container's quota pays for."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, min(allowed or 1, _cpu_quota(quota_file) or allowed or 1))
-
-
-def _cpu_quota(quota_file: Path) -> int | None:
-    """Whole CPUs of a cgroup's quota, rounded up; None where there is none."""
-    try:
-        quota, period = quota_file.read_text().split()
-        return -(-int(quota) // int(period))
-    except (OSError, ValueError):  # no cgroup v2, or `max`
-        return None
+_ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(?::[0-9]{1,5})?")
 
 
 def default_model_store() -> Path:
@@ -43,7 +32,7 @@ def default_data_dir() -> Path:
     return Path(data) / "ai-inference-backend"
 
 
-class Settings(BaseSettings):
+class Settings(JobSettings):
     """All settings of the server. Environment variables have the fields' names in capitals."""
 
     model_config = SettingsConfigDict(
@@ -51,14 +40,18 @@ class Settings(BaseSettings):
     )
 
     debug: bool = Field(default=False, description="Log at debug level.")
-    host: str = Field(default="0.0.0.0", min_length=1, description="Address to listen on.")
+    host: str = Field(
+        default="0.0.0.0",
+        min_length=1,
+        description="Address to listen on; 127.0.0.1 in its place while there is no API key and "
+        "ALLOW_ANONYMOUS is false.",
+    )
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0: any free.")
     grpc_port: int | None = Field(
         default=None,
         ge=0,
         le=65535,
-        description="Port for the Open Inference Protocol over gRPC, without TLS; 0: any free; "
-        "unset: none.",
+        description="Port for the Open Inference Protocol over gRPC; 0: any free; unset: none.",
     )
     default_model: str = Field(
         default="summarizer", min_length=1, description="Model of requests that name none."
@@ -96,6 +89,10 @@ class Settings(BaseSettings):
         description="CPU threads that all models together may keep busy; default: all usable.",
     )
 
+    allow_anonymous: bool = Field(
+        default=False,
+        description="Serve requests without an API key, too, from wherever they come.",
+    )
     data_dir: Path = Field(
         default_factory=default_data_dir,
         description="Folder for what must outlive the server: its database and large results.",
@@ -104,43 +101,6 @@ class Settings(BaseSettings):
         default=None,
         description="Where jobs, keys and usage are kept: `sqlite:///path` or "
         "`postgresql://user:password@host/database`; unset: a file in DATA_DIR.",
-    )
-
-    job_timeout_s: float = Field(
-        default=86_400.0,
-        gt=0,
-        le=604_800,
-        description="Time after which a job that has not ended expires, where its request names "
-        "none, in seconds.",
-    )
-    job_keep_s: float = Field(
-        default=259_200.0,
-        ge=60,
-        le=31_536_000,
-        description="How long a job and its result are kept after its end, in seconds.",
-    )
-    job_max_attempts: int = Field(
-        default=5,
-        ge=1,
-        le=1000,
-        description="Servers that may end while they run the same job before it has failed.",
-    )
-    job_lease_s: float = Field(
-        default=15.0,
-        ge=1,
-        le=3600,
-        description="Silence of a server after which others take over its jobs, in seconds.",
-    )
-    job_max_inputs: int = Field(
-        default=64,
-        ge=1,
-        le=4096,
-        description="Most inputs of jobs that are with the models at the same time.",
-    )
-
-    webhook_allow_private: bool = Field(
-        default=False,
-        description="Tell of the ends of jobs at private and link-local addresses, too.",
     )
 
     response_cache_mb: int = Field(
@@ -215,6 +175,26 @@ class Settings(BaseSettings):
         description="Host names that requests may name, separated by commas; *: any.",
     )
 
+    tls_cert_file: Path | None = Field(
+        default=None,
+        description="PEM file with the certificate and its chain, for HTTPS and gRPC; with "
+        "TLS_KEY_FILE.",
+    )
+    tls_key_file: Path | None = Field(
+        default=None,
+        description="PEM file with the private key of TLS_CERT_FILE, without a password.",
+    )
+    trusted_proxies: str = Field(
+        default="",
+        description="Addresses or networks of proxies, separated by commas, whose X-Forwarded-For "
+        "names the client; empty: none.",
+    )
+    cors_origins: str = Field(
+        default="",
+        description="Origins whose pages may ask the server from a browser, separated by commas; "
+        "empty: none.",
+    )
+
     worker_start_timeout_s: float = Field(
         default=120.0, gt=0, le=3600, description="Longest time for a worker to load, in seconds."
     )
@@ -264,6 +244,22 @@ class Settings(BaseSettings):
         return None if "*" in names else names
 
     @property
+    def trusted_proxy_networks(self) -> list[str]:
+        return _listed(self.trusted_proxies)
+
+    @property
+    def allowed_origins(self) -> list[str]:
+        return _listed(self.cors_origins)
+
+    @property
+    def is_private(self) -> bool:
+        """Only this machine can reach us."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:  # a name
+            return self.host == "localhost"
+
+    @property
     def database_address(self) -> str:
         """For storage/engines.py; it may hold a password."""
         if self.database_url is not None:
@@ -273,6 +269,27 @@ class Settings(BaseSettings):
     @property
     def effective_log_level(self) -> str:
         return "debug" if self.debug else self.log_level
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, given: str) -> str:
+        for each in _listed(given):
+            ipaddress.ip_network(each, strict=False)  # its ValueError names it
+        return given
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, given: str) -> str:
+        for each in _listed(given):
+            if not _ORIGIN.fullmatch(each):
+                raise ValueError(f"{each!r} is no origin, such as https://shop.example")
+        return given
+
+    @model_validator(mode="after")
+    def _tls_has_both_files(self) -> Self:
+        if (self.tls_cert_file is None) != (self.tls_key_file is None):
+            raise ValueError("TLS_CERT_FILE and TLS_KEY_FILE belong together; set both or neither")
+        return self
 
     @model_validator(mode="after")
     def _request_fits_the_queue(self) -> Self:
@@ -291,6 +308,10 @@ class Settings(BaseSettings):
                 f"({self.max_held_body_bytes}): such a body could never be taken"
             )
         return self
+
+
+def _listed(text: str) -> list[str]:
+    return [each for part in text.split(",") if (each := part.strip())]
 
 
 def load_settings() -> Settings:

@@ -69,6 +69,24 @@ class Forbidden(CallerError):
     code = "forbidden"
 
 
+class Unauthenticated(CallerError):
+    """Send a valid API key, as `Authorization: Bearer` or `X-API-Key`."""
+
+    code = "unauthenticated"
+
+
+class KeyNotFound(CallerError):
+    """No such API key."""
+
+    code = "key_not_found"
+
+
+class NameTaken(CallerError):
+    """There is something of this name."""
+
+    code = "name_taken"
+
+
 class Superseded(CallerError):
     """A later order for the same version has undone this one."""
 
@@ -119,6 +137,18 @@ class Overloaded(TryLater):
     """The queue is full."""
 
     code = "overloaded"
+
+
+class RateLimited(TryLater):
+    """The API key has used up its rate; try again later."""
+
+    code = "rate_limited"
+
+
+class QuotaExceeded(TryLater):
+    """The API key has used up its quota; try again later."""
+
+    code = "quota_exceeded"
 
 
 class DeadlineExceeded(ServingError):

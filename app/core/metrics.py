@@ -20,6 +20,7 @@ from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
+from app.core.price import NANOS
 from app.core.types import Done, Outcome
 
 SECONDS = [0.001 * 2**i for i in range(17)]  # 1 ms to 65 s
@@ -56,6 +57,9 @@ class Metrics:
         )
         self._tokens = self._counter(
             "inference_tokens", "Tokens of successful inputs.", *version, "direction"
+        )
+        self._cost = self._counter(
+            "inference_cost", "Cost of inputs at the catalog's prices, in their currency.", *version
         )
         self._version_info = self._gauge(
             "inference_version_info", "Which worker serves a version.", *version, "worker"
@@ -136,6 +140,10 @@ class Metrics:
         self._version_wanted.labels(model, version).set(is_wanted)
         self._requests.labels(model, version, OK)
         self._shared.labels(model, version)
+
+    def costs(self, model: str, version: str, nanos: int) -> None:
+        """What a call cost, in billionths."""
+        self._cost.labels(model, version).inc(nanos / NANOS)
 
     def answered(self, model: str, version: str, outcome: Outcome, total_ms: float) -> None:
         """An input of a known version got its outcome after `total_ms` in the server."""

@@ -1,7 +1,7 @@
 """Values that several layers share. All frozen; nothing here knows a library."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any
 
@@ -18,14 +18,23 @@ class Priority(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Asker:
-    """On whose behalf an item is inferred, and how urgently. caller: shares are fair by it.
+    """On whose behalf an item is inferred, and how urgently.
 
-    is_patient: the time that is given may be longer than the model's own limit.
+    caller: shares are fair by it. key: id of the API key that pays, empty without one. models:
+    names that may be asked; None: all. most_urgent: no better class is given. is_patient: the time
+    that is given may be longer than the model's own limit.
     """
 
     caller: str = ""
     priority: Priority = Priority.NORMAL
+    key: str = ""
+    models: frozenset[str] | None = None
+    most_urgent: Priority = Priority.INTERACTIVE
     is_patient: bool = False
+
+    def asking(self, priority: Priority) -> "Asker":
+        """The same in another class, as far as it may."""
+        return replace(self, priority=max(priority, self.most_urgent))
 
 
 NOBODY = Asker()

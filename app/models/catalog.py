@@ -13,6 +13,7 @@ import msgspec
 
 from app.core.checkpoint import Kind
 from app.core.errors import CannotLoad, ConfigurationError, InvariantBroken
+from app.core.price import FREE, NANOS, Price
 from app.models.catalog_artefacts import (
     CheckpointFields,
     Entries,
@@ -31,6 +32,20 @@ CATALOGS = Path(__file__).parent / "catalogs"
 _Milliseconds = Annotated[int, msgspec.Meta(ge=1, le=3_600_000)]
 
 
+_Money = Annotated[float, msgspec.Meta(ge=0, le=1_000_000)]
+
+
+class _Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    input_tokens: _Money = 0
+    output_tokens: _Money = 0
+    request: _Money = 0
+    compute_hour: _Money = 0
+
+    def whole(self) -> Price:
+        whole = Price(*(round(getattr(self, name) * NANOS) for name in self.__struct_fields__))
+        return FREE if whole == FREE else whole
+
+
 class _Version(CheckpointFields, frozen=True, forbid_unknown_fields=True, kw_only=True):
     task: str
     artefact: str | None = None
@@ -38,6 +53,7 @@ class _Version(CheckpointFields, frozen=True, forbid_unknown_fields=True, kw_onl
     task_options: Entries = {}
     task_files: Entries = {}
     default_timeout_ms: _Milliseconds = 30_000
+    price: _Price = _Price()
     cache: bool = False
     load: bool = True
     default: bool = False
@@ -183,6 +199,7 @@ def _spec(
         task_options=given.task_options,
         task_files=_task_files(given, loadable.artefact, place.inside("task_files")),
         default_timeout_ms=given.default_timeout_ms,
+        price=given.price.whole(),
         cache=given.cache,
         load=given.load,
         is_default=is_default,

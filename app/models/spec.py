@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app.core.checkpoint import Kind, Precision
+from app.core.price import FREE, Price
 
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
 
@@ -71,6 +72,7 @@ class ModelSpec:
     task_options: Mapping[str, Any] = field(default_factory=dict)
     task_files: tuple[ModelFile, ...] = ()  # further files of this version's task, by role
     default_timeout_ms: int = 30_000
+    price: Price = FREE
     cache: bool = False  # keep its answers, where the server keeps any
     load: bool = True  # when the server starts; else when somebody asks for it
     is_default: bool = True

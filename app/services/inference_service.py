@@ -31,10 +31,12 @@ from app.core.parameters import resolve
 from app.core.texts import count_chars
 from app.core.types import NOBODY, Asker, Done, Failed, Outcome, Piece
 from app.models.registry import Deployment, Registry
+from app.services.metering import Meter, charge
 from app.services.response_cache import ResponseCache
 from app.services.reuse import Reuse
 from app.services.shared_work import key_of_work
 from app.services.streaming import Ended, PieceBuffer, too_slow, whole
+from app.services.visible_models import check_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ class InferenceResult:
 class _Entry:
     """One input on its way. outcome is set once; latency_ms with it.
 
-    broken_off: why it was we who ended it.
+    broken_off: why it was we who ended it. written: tokens that a stream has told of it.
     """
 
     deployment: Deployment | None = None
@@ -75,10 +77,12 @@ class _Entry:
     latency_ms: float = 0.0
     wait: "asyncio.Future[Outcome] | None" = None
     broken_off: ServingError | None = None
+    written: int = 0
 
 
 class InferenceService:
-    """Serves any number of inputs at once. cache: None where no answer is kept."""
+    """Serves any number of inputs at once. cache: None where no answer is kept. meter: is told what
+    each call used."""
 
     def __init__(
         self,
@@ -89,6 +93,7 @@ class InferenceService:
         default_model: str,
         max_text_chars: int,
         cache: ResponseCache | None = None,
+        meter: Meter | None = None,
     ) -> None:
         self._registry = registry
         self._metrics = metrics
@@ -96,13 +101,18 @@ class InferenceService:
         self._default_model = default_model
         self._max_text_chars = max_text_chars
         self._reuse = Reuse(cache, metrics, clock)
+        self._meter = meter
         self._is_stopping = False
 
-    def check(self, request: InferenceRequest) -> str:
+    def check(self, request: InferenceRequest, asker: Asker) -> str:
         """The model that would infer it, now or later. Raises what is wrong with the request."""
-        deployment = self._deployment_of(request)
+        deployment = self._deployment_of(request, asker)
         self._parameters_of(deployment, request)
         return deployment.spec.name
+
+    def check_allowed(self, request: InferenceRequest, asker: Asker) -> None:
+        """Raises Forbidden for a model that is not the caller's to ask."""
+        check_model(asker.models, self._name_of(request))
 
     def stop(self) -> None:
         """Take no new input; what was taken is finished."""
@@ -114,16 +124,29 @@ class InferenceService:
         *,
         timeout_ms: float | None = None,
         asker: Asker = NOBODY,
+        is_whole: bool = False,
     ) -> list[InferenceResult]:
-        """One result per request, in order.
+        """One result per request, in order. is_whole: one failure is the answer to all of them.
 
         timeout_ms shortens the model's own limit, never lengthens it. Cancelling this call
         withdraws every input that is not answered yet.
         """
         started = self._clock.now()
         entries = [self._begin(request, timeout_ms, asker, started) for request in requests]
-        await asyncio.gather(*(entry.wait for entry in entries if entry.wait is not None))
+        try:
+            await asyncio.gather(*(entry.wait for entry in entries if entry.wait is not None))
+        except asyncio.CancelledError:
+            self._charge(asker, entries, is_whole_lost=True)
+            raise
+        is_lost = is_whole and any(isinstance(entry.outcome, Failed) for entry in entries)
+        self._charge(asker, entries, is_whole_lost=is_lost)
         return [_result(entry) for entry in entries]
+
+    def _charge(
+        self, asker: Asker, entries: Sequence[_Entry], *, is_whole_lost: bool = False
+    ) -> None:
+        if self._meter is not None:
+            charge(self._meter, asker, entries, is_whole_lost=is_whole_lost)
 
     async def stream(
         self,
@@ -158,6 +181,7 @@ class InferenceService:
                     yield _result(entry, number)
                     return
         finally:
+            self._charge(asker, entries)
             for entry in entries:
                 if entry.wait is not None:
                     entry.wait.cancel()
@@ -176,6 +200,7 @@ class InferenceService:
         entry = entries[number]
 
         def on_piece(piece: Piece) -> None:
+            entry.written += piece.tokens
             if not buffer.put(piece, number):
                 entry.broken_off = too_slow()
                 wait.cancel()
@@ -237,7 +262,7 @@ class InferenceService:
         """Who infers it, with which parameters, and how long that may take in ms."""
         if self._is_stopping:
             raise ModelUnavailable("the server is stopping; ask another", retry_after_s=5.0)
-        deployment = entry.deployment = self._deployment_of(request)
+        deployment = entry.deployment = self._deployment_of(request, asker)
         if (closed := deployment.supervisor.closed(deployment.spec.key)) is not None:
             raise closed  # before an answer that is kept, or work in flight
         parameters = self._parameters_of(deployment, request)
@@ -246,10 +271,13 @@ class InferenceService:
             return deployment, parameters, own_ms
         return deployment, parameters, timeout_ms if asker.is_patient else min(own_ms, timeout_ms)
 
-    def _deployment_of(self, request: InferenceRequest) -> Deployment:
-        """Raises ModelNotFound."""
-        name = self._default_model if request.model is None else request.model
-        return self._registry.resolve(name, request.version)
+    def _deployment_of(self, request: InferenceRequest, asker: Asker) -> Deployment:
+        """Raises ModelNotFound, Forbidden."""
+        self.check_allowed(request, asker)
+        return self._registry.resolve(self._name_of(request), request.version)
+
+    def _name_of(self, request: InferenceRequest) -> str:
+        return self._default_model if request.model is None else request.model
 
     def _parameters_of(self, deployment: Deployment, request: InferenceRequest) -> dict[str, Any]:
         """All of them, each checked. Raises InvalidRequest, also for what they come with."""

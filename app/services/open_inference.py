@@ -6,7 +6,7 @@ Text models take BYTES and give named tensors (`open_inference_texts.py`); model
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from app.core.errors import InvalidRequest, ModelUnavailable
@@ -35,7 +35,12 @@ _STATES = {
 
 class Inference(Protocol):
     async def infer(
-        self, requests: Sequence[InferenceRequest], *, timeout_ms: float | None, asker: Asker
+        self,
+        requests: Sequence[InferenceRequest],
+        *,
+        timeout_ms: float | None,
+        asker: Asker,
+        is_whole: bool = False,
     ) -> Sequence[InferenceResult]: ...
 
 
@@ -128,7 +133,9 @@ class OpenInference:
         if found.takes == "inputs":
             return await self._infer_tensors(found, call, parameters, timeout_ms, asker)
         batch = requests_of_tensors(found, call.inputs, parameters, self._limits)
-        results = await self._inference.infer(batch.requests, timeout_ms=timeout_ms, asker=asker)
+        results = await self._inference.infer(
+            batch.requests, timeout_ms=timeout_ms, asker=asker, is_whole=True
+        )
         answers: list[Answer] = []
         for result in results:
             if isinstance(result.outcome, Failed):
@@ -229,7 +236,7 @@ def _urgent(parameters: dict[str, Any], asker: Asker) -> Asker:
     if type(number) is not int or not 0 <= number <= len(_PRIORITIES):
         known = ", ".join(f"{name} or {number}" for name, number in _PRIORITIES.items())
         raise InvalidRequest(f"parameters.priority must be one of: {known}")
-    return replace(asker, priority=Priority(number - 1)) if number else asker
+    return asker.asking(Priority(number - 1)) if number else asker
 
 
 def _of_task(declared: Sequence[Parameter], given: Mapping[str, Any]) -> dict[str, Any]:

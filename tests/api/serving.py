@@ -2,9 +2,10 @@
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
 from app.api.application import build_app
@@ -13,8 +14,15 @@ from app.api.shedding import Shedding, Who
 from app.core.config import Settings
 from app.core.errors import Forbidden, ModelNotFound, ServingError, StorageUnavailable
 from app.core.types import Answer, Asker, Done, Failed, Outcome, Piece, Timings, Usage
+from app.keys.audit import Act
+from app.keys.gate import Gate
+from app.keys.key import Key, Scope, Terms
+from app.keys.limiter import Limiter
+from app.keys.quotas import Quotas, day_of
+from app.keys.secret import digest_of, new_secret
 from app.services.inference_service import InferenceRequest, InferenceResult
 from app.services.model_service import Readiness, ServedVersion
+from app.services.visible_models import check_model
 
 
 class EchoService:
@@ -25,13 +33,22 @@ class EchoService:
         self.timeouts_ms: list[float | None] = []
         self.askers: list[Asker] = []
 
-    def check(self, request: InferenceRequest) -> str:
+    def check_allowed(self, request: InferenceRequest, asker: Asker) -> None:
+        check_model(asker.models, request.model or "echo")
+
+    def check(self, request: InferenceRequest, asker: Asker) -> str:
+        self.check_allowed(request, asker)
         if request.model == "missing":
             raise ModelNotFound("no model 'missing'; there is: echo:v1")
         return "echo"
 
     async def infer(
-        self, requests: Sequence[InferenceRequest], *, timeout_ms: float | None, asker: Asker
+        self,
+        requests: Sequence[InferenceRequest],
+        *,
+        timeout_ms: float | None,
+        asker: Asker,
+        is_whole: bool = False,
     ) -> Sequence[InferenceResult]:
         self.requests += requests
         self.timeouts_ms.append(timeout_ms)
@@ -67,7 +84,12 @@ class RaisesInInfer(EchoService):
         self._error = error
 
     async def infer(
-        self, requests: Sequence[InferenceRequest], *, timeout_ms: float | None, asker: Asker
+        self,
+        requests: Sequence[InferenceRequest],
+        *,
+        timeout_ms: float | None,
+        asker: Asker,
+        is_whole: bool = False,
     ) -> Sequence[InferenceResult]:
         raise self._error
 
@@ -85,7 +107,12 @@ class FailsEach(EchoService):
 
 class LosesAResult(EchoService):
     async def infer(
-        self, requests: Sequence[InferenceRequest], *, timeout_ms: float | None, asker: Asker
+        self,
+        requests: Sequence[InferenceRequest],
+        *,
+        timeout_ms: float | None,
+        asker: Asker,
+        is_whole: bool = False,
     ) -> Sequence[InferenceResult]:
         return (await super().infer(requests, timeout_ms=timeout_ms, asker=asker))[1:]
 
@@ -99,7 +126,12 @@ class HangsInInfer(EchoService):
         self.cancelled = asyncio.Event()
 
     async def infer(
-        self, requests: Sequence[InferenceRequest], *, timeout_ms: float | None, asker: Asker
+        self,
+        requests: Sequence[InferenceRequest],
+        *,
+        timeout_ms: float | None,
+        asker: Asker,
+        is_whole: bool = False,
     ) -> Sequence[InferenceResult]:
         self.began.set()
         try:
@@ -213,6 +245,59 @@ class NoDatabase:
 READY = Readiness(True, True, False, {"echo:v1": {"state": "ready"}}, True, ())
 
 
+class Keys:
+    """Those that it was given, by their secrets; finds those that are revoked no more."""
+
+    def __init__(self) -> None:
+        self.keys: dict[str, Key] = {}
+        self.error: ServingError | None = None
+
+    def add(self, name: str, *scopes: Scope, **terms: Any) -> str:
+        """The secret."""
+        secret = new_secret("usr")
+        made = Terms(name, frozenset(scopes), **terms)
+        self.keys[digest_of(secret)] = Key(f"key_{name}", "", 0.0, made)
+        return secret
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.keys
+
+    async def find(self, digest: str) -> Key | None:
+        if self.error is not None:
+            raise self.error
+        key = self.keys.get(digest)
+        return None if key is None or key.revoked_at is not None else key
+
+    def revoke(self, secret: str) -> None:
+        digest = digest_of(secret)
+        self.keys[digest] = replace(self.keys[digest], revoked_at=1.0)
+
+
+class NotesActs:
+    """Of the service of keys, the log of acts."""
+
+    def __init__(self) -> None:
+        self.acts: list[Act] = []
+
+    async def note(self, act: Act) -> None:
+        self.acts.append(act)
+
+
+def gate_of(keys: Keys) -> Gate:
+    """As on a machine of one's own."""
+    return Gate(keys, no_ledger(), allows_anonymous=False, is_private=True)
+
+
+def no_ledger() -> Limiter:
+    """Limits of keys that used nothing yet."""
+
+    async def spent(_: str) -> Quotas:
+        return Quotas(day_of(time.time()))
+
+    return Limiter(spent)
+
+
 @dataclass
 class FakeServices:
     inference: EchoService = field(default_factory=EchoService)
@@ -221,6 +306,9 @@ class FakeServices:
     metrics: CountingMetrics = field(default_factory=CountingMetrics)
     jobs: Any = field(default_factory=NoDatabase)
     once: Any = field(default_factory=NoDatabase)
+    gate: Gate = field(default_factory=lambda: gate_of(Keys()))
+    keys: Any = field(default_factory=NotesActs)
+    usage: Any = None
 
 
 @dataclass

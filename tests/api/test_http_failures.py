@@ -165,7 +165,7 @@ async def test_request_that_ends_within_the_grace_is_answered():
             super().__init__()
             self.began, self.go = asyncio.Event(), asyncio.Event()
 
-        async def infer(self, requests, *, timeout_ms, asker):
+        async def infer(self, requests, *, timeout_ms, asker, is_whole=False):
             self.began.set()
             await self.go.wait()
             return await super().infer(requests, timeout_ms=timeout_ms, asker=asker)

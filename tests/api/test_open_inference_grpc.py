@@ -21,6 +21,8 @@ from app.core.errors import (
 )
 from app.core.parameters import Parameter
 from app.core.types import Priority
+from app.keys.gate import Gate
+from app.keys.key import Scope
 from tests.api.serving import (
     ECHO,
     EchoService,
@@ -28,7 +30,9 @@ from tests.api.serving import (
     FakeServices,
     FixedModels,
     HangsInInfer,
+    Keys,
     RaisesInInfer,
+    gate_of,
     settings,
 )
 
@@ -58,8 +62,10 @@ class Client:
 
 
 @asynccontextmanager
-async def serving(inference: EchoService | None = None, **changes: Any) -> AsyncIterator[Client]:
-    services = FakeServices(inference or EchoService())
+async def serving(
+    inference: EchoService | None = None, gate: Gate | None = None, **changes: Any
+) -> AsyncIterator[Client]:
+    services = FakeServices(inference or EchoService(), gate=gate or gate_of(Keys()))
     services.models = FixedModels(services.models.now)
     services.models.versions = [replace(ECHO, parameters=DECLARED)]
     server = GrpcServer(
@@ -101,6 +107,26 @@ async def test_health_and_metadata():
         assert list(model.inputs[0].shape) == [-1]
         (index,) = (await client.call("RepositoryIndex")).models
         assert (index.name, index.state) == ("echo", "READY")
+
+
+async def test_a_key_is_asked_for_and_opens_the_methods_of_its_scopes():
+    keys = Keys()
+    secret = keys.add("app", Scope.INFER, max_priority=Priority.BATCH)
+    elsewhere = keys.add("other", Scope.INFER, models=frozenset({"other"}))
+    async with serving(gate=gate_of(keys)) as client:
+        assert (await client.call("ServerLive")).live
+        for metadata in ((), (("x-api-key", "wrong"),)):
+            error = await refused(client.call("ModelInfer", infer("a"), metadata=metadata))
+            assert error.code() is grpc.StatusCode.UNAUTHENTICATED
+        for name, value in (("x-api-key", secret), ("authorization", f"Bearer {secret}")):
+            await client.call("ModelInfer", infer("a"), metadata=((name, value),))
+        assert client.services.inference.askers[-1].key == "key_app"
+        assert client.services.inference.askers[-1].priority is Priority.BATCH
+        error = await refused(client.call("RepositoryIndex", metadata=(("x-api-key", secret),)))
+        assert error.code() is grpc.StatusCode.PERMISSION_DENIED
+        metadata = (("x-api-key", elsewhere),)
+        error = await refused(client.call("ModelInfer", infer("a"), metadata=metadata))
+        assert error.code() is grpc.StatusCode.PERMISSION_DENIED and "'echo'" in error.details()
 
 
 async def test_typed_contents_and_raw_bytes_mean_the_same():

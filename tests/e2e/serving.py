@@ -38,6 +38,19 @@ def environment(**settings: object) -> dict[str, str]:
     return os.environ | {name: str(value) for name, value in ours.items()}
 
 
+def cli(folder: Path, *arguments: str) -> str:
+    """What `python -m app.cli` says, of the database of a server that starts in that folder."""
+    done = subprocess.run(
+        [sys.executable, "-m", "app.cli", *arguments],
+        cwd=folder,
+        env=environment(LOG_LEVEL="error"),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
 def catalog_with_caches(folder: Path, *models: str) -> Path:
     """The embedded catalog, whose named models may keep their answers."""
     document = yaml.safe_load(profile_path("embedded").read_text(encoding="utf-8"))

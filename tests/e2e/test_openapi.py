@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from app.keys.key import Scope
 from tests.e2e.conftest import Start
 from tests.e2e.openapi.covered import covered, documented, table
-from tests.e2e.serving import ServerProcess, environment
+from tests.e2e.serving import ServerProcess, cli, environment
 
 HERE = Path(__file__).parent / "openapi"
 CONFIG = HERE / "schemathesis.toml"
@@ -25,6 +26,13 @@ LINE_CHARS = 2000  # a made-up request may be long, and must not push the others
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("schemathesis") is None, reason="schemathesis is not installed"
 )
+
+
+def key_for_everything(folder: Path) -> tuple[str, str]:
+    """Options: with it, the document's promise holds that nobody is answered without."""
+    scopes = [option for scope in Scope for option in ("--scope", scope.value)]
+    secret = cli(folder, "keys", "create", "schemathesis", *scopes)
+    return "--header", f"Authorization: Bearer {secret}"
 
 
 def findings(server: ServerProcess, folder: Path, *options: str) -> str:
@@ -41,19 +49,25 @@ def findings(server: ServerProcess, folder: Path, *options: str) -> str:
     return "\n".join(line[:LINE_CHARS] for line in done.stdout.splitlines())[-20_000:]
 
 
-def test_answers_are_as_the_document_says(server: ServerProcess, tmp_path: Path):
+def test_answers_are_as_the_document_says(start_server: Start, tmp_path: Path):
     """A few examples, the same each time."""
+    key = key_for_everything(tmp_path)
+    server = start_server()
+    server.until_ready()
     phases = "--phases=examples,fuzzing,stateful"
     few = ("--generation-deterministic", "--max-examples=8", phases)
-    assert not (found := findings(server, tmp_path, *few)), found
+    assert not (found := findings(server, tmp_path, *key, *few)), found
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(MANY_S)
-def test_many_answers_are_as_the_document_says(server: ServerProcess, tmp_path: Path):
+def test_many_answers_are_as_the_document_says(start_server: Start, tmp_path: Path):
     """Boundaries of every schema, and examples at random; the output has the seed."""
+    key = key_for_everything(tmp_path)
+    server = start_server()
+    server.until_ready()
     report = tmp_path / "report.ndjson"
-    options = ("--max-examples=150", "--report=ndjson")
+    options = (*key, "--max-examples=150", "--report=ndjson")
     found = findings(server, tmp_path, *options, f"--report-ndjson-path={report}")
     seen = covered(report)
     declared = documented(server.client.get("/openapi.json").json())
@@ -67,7 +81,8 @@ def test_many_answers_are_as_the_document_says(server: ServerProcess, tmp_path: 
 def test_orders_to_load_and_unload_are_answered_as_the_document_says(
     start_server: Start, tmp_path: Path
 ):
+    key = key_for_everything(tmp_path)
     server = start_server(MODEL_CONTROL="explicit")
     server.until_ready()
     orders = ("--include-path-regex=^/v2/repository", "--max-examples=40")
-    assert not (found := findings(server, tmp_path, *orders)), found
+    assert not (found := findings(server, tmp_path, *key, *orders)), found

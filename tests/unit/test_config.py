@@ -3,7 +3,8 @@
 import pytest
 from pydantic import ValidationError
 
-from app.core.config import Settings, default_model_store, load_settings, usable_cpus
+from app.core.config import Settings, default_model_store, load_settings
+from app.core.cpus import usable_cpus
 from app.core.errors import ConfigurationError
 
 pytestmark = pytest.mark.usefixtures("no_settings")

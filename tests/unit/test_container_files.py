@@ -140,7 +140,7 @@ class TestCompose:
         assert BACKEND["expose"] == ["8000"]
 
     def test_the_load_balancer_owns_the_port(self):
-        assert BALANCER["ports"] == ["${BIND_ADDRESS:-0.0.0.0}:${PORT:-8000}:8000"]
+        assert BALANCER["ports"] == ["${BIND_ADDRESS:-127.0.0.1}:${PORT:-8000}:8000"]
         assert "bind :8000" in HAPROXY
 
     def test_the_backend_is_built_from_the_dockerfile(self):
@@ -169,7 +169,10 @@ class TestCompose:
         """`NAME: ${NAME:-}` would hand the server an empty string."""
         given = {name: value for name, value in BACKEND["environment"].items() if value is not None}
         own = {"HOST": "0.0.0.0", "PORT": "8000", "MODEL_STORE": "/models", "DATA_DIR": "/data"}
-        assert given == own
+        assert given == own | {"ALLOW_ANONYMOUS": "${REPLICA_ALLOW_ANONYMOUS:-true}"}
+
+    def test_who_needs_no_key_comes_from_this_machine(self):
+        assert BALANCER["ports"][0].startswith("${BIND_ADDRESS:-127.0.0.1}:")
 
     def test_no_env_file_is_needed(self):
         """`env_file` stops docker-compose when the file is missing; `.env` itself is optional."""

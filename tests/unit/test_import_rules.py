@@ -46,8 +46,8 @@ LIVES_ONLY_IN: dict[str, set[str]] = {
     "starlette": HTTP,
     "uvicorn": HTTP,
     # api: to catch the ValidationError of what a schema refuses.
-    "pydantic": {"schemas", "core.config", "api"},
-    "pydantic_settings": {"core.config"},
+    "pydantic": {"schemas", "core.config", "core.config_jobs", "api"},
+    "pydantic_settings": {"core.config", "core.config_jobs"},
     "grpc": {"api"},
     "google": {"api"},  # protobuf
     **dict.fromkeys(

@@ -18,6 +18,7 @@ FIELDS = {name.upper(): field for name, field in Settings.model_fields.items()}
 PRODUCTS_OWN = ["DEBUG", "HOST", "PORT", "DEFAULT_MODEL", "MAX_BATCH_SIZE", "BATCH_TIMEOUT_MS"]
 COMPOSE_ALONE = {
     "BIND_ADDRESS",
+    "REPLICA_ALLOW_ANONYMOUS",
     "REPLICA_MEMORY",
     "STOP_GRACE_PERIOD",
     "WITH_HUB",

@@ -185,12 +185,12 @@ async def test_a_request_is_checked_without_being_run_and_whatever_its_model_doe
     bench.minilm.status = Status(ServingState.UNLOADED)
     bench.service.stop()
 
-    assert bench.service.check(InferenceRequest("a")) == "sentiment"
+    assert bench.service.check(InferenceRequest("a"), NOBODY) == "sentiment"
     with pytest.raises(ModelNotFound):
-        bench.service.check(InferenceRequest("a", "missing"))
+        bench.service.check(InferenceRequest("a", "missing"), NOBODY)
     for wrong in (InferenceRequest("a" * 101), InferenceRequest("a", parameters={"volume": 11})):
         with pytest.raises(InvalidRequest):
-            bench.service.check(wrong)
+            bench.service.check(wrong, NOBODY)
     assert bench.minilm.submitted == []
 
 
