@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from sqlalchemy import Connection, create_engine, select
 
 from app.core.types import Priority
-from app.jobs import sql_queue, sql_sweeps
+from app.jobs import sql_queue, sql_submissions, sql_sweeps
 from app.jobs.order import Turns
 from app.jobs.status import Claimed, Ending, JobState, Problem
 from app.jobs.store import Limits
@@ -55,7 +55,7 @@ class QueueMachine(RuleBasedStateMachine):
     )
     def submit(self, count, caller, priority, timeout_s):
         jobs = [a_job(caller=caller, priority=priority, timeout_s=timeout_s) for _ in range(count)]
-        sql_queue.add(self.connection, jobs, self.now)
+        sql_submissions.add(self.connection, jobs, self.now)
         self.submitted |= {job.id for job in jobs}
 
     @rule(owner=st.sampled_from(["x", "y"]), count=st.integers(1, 5))
