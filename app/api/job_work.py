@@ -16,7 +16,14 @@ from app.api.deps import InferenceService
 from app.api.errors import shown_to_caller
 from app.api.inference import sorted_out, wanted_of
 from app.api.openai_route import OpenAiCall, Wanted, find_in
-from app.core.errors import DeadlineExceeded, InvalidRequest, ServingError, TryLater, from_code
+from app.core.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    ModelNotFound,
+    ServingError,
+    TryLater,
+    from_code,
+)
 from app.core.types import Answer, Asker, Done, Failed, Timings, Usage
 from app.jobs.plan import Part
 from app.jobs.status import Claimed, Ending, JobState, Problem
@@ -75,9 +82,16 @@ class Work:
         if endpoint == BATCH:  # an entry that is otherwise wrong fails alone
             for request in read.requests:
                 self.inference.check_allowed(request, asker)
-            return read
+            return Read(read.requests, self._known(read.model), read.ending)
         names = {self.inference.check(request, asker) for request in read.requests}
         return Read(read.requests, names.pop() if len(names) == 1 else None, read.ending)
+
+    def _known(self, model: str | None) -> str | None:
+        """Only what exists is kept as a job's model: another may be any text."""
+        try:
+            return None if model is None else self.models.find(model, None).name
+        except ModelNotFound:
+            return None
 
     def read(self, endpoint: str, body: Any) -> Read:
         """Raises a CallerError for what is wrong whatever models there are."""
@@ -94,7 +108,7 @@ class Work:
         return Read(wanted.requests, found.name, lambda results, *_: _shown(wanted, results))
 
     def plan(self, job: Claimed) -> "JobPlan":
-        return JobPlan(job, self.read(job.endpoint, msgspec.msgpack.decode(job.request)), self)
+        return JobPlan(job, self.read(job.endpoint, msgspec.json.decode(job.request)), self)
 
     def _single(self, body: Any) -> Read:
         parsed = parse_infer(body, self.limits)

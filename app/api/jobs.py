@@ -45,7 +45,7 @@ _ID = re.compile(r"job_[0-9a-f]{32}", re.ASCII)
 _WHOLE = re.compile(r"[0-9]{1,4}", re.ASCII)
 _SECONDS = re.compile(r"[0-9]{1,4}(?:\.[0-9]{1,6})?", re.ASCII)
 _PRIORITY_NAMES = {priority: name for name, priority in PRIORITIES.items()}
-_encode = msgspec.msgpack.Encoder().encode
+_encode = msgspec.json.Encoder().encode  # MessagePack has no integers beyond 64 bits
 
 router = APIRouter(tags=["jobs"], route_class=PlainRoute)
 

@@ -16,7 +16,7 @@ from app.jobs.status import OnceKey
 KEY_HEADER = "Idempotency-Key"
 REPLAYED = {"Idempotent-Replayed": "true"}
 _KEY = re.compile(r"[\x21-\x7e]{1,255}", re.ASCII)
-_encode = msgspec.msgpack.Encoder().encode
+_encode = msgspec.json.Encoder().encode  # MessagePack has no integers beyond 64 bits
 
 
 def once_of(request: Request, route: str, asker: Asker, body: Any) -> OnceKey | None:

@@ -116,6 +116,13 @@ async def test_a_batch_has_progress_and_wrong_entries_fail_alone(bench):
     assert codes == [None, "invalid_request", "model_not_found"]
 
 
+async def test_an_entry_may_be_wrong_in_ways_that_no_database_takes(bench):
+    entries = [{**TEXT, "parameters": {"seed": 10**40}}, {**TEXT, "model": "echo\0"}]
+    ended = [await bench.ended(await bench.submit({"requests": [entry]})) for entry in entries]
+    assert [each["state"] for each in ended] == ["succeeded"] * 2
+    assert ended[0]["result"]["results"][0]["error"]["code"] == "invalid_request"
+
+
 async def test_a_request_in_a_frame_may_have_a_deadline_of_its_own(bench):
     job = await bench.submit({"endpoint": "/infer", "body": TEXT, "timeout_s": 60})
     assert job["submitted_at"][:16] != job["deadline_at"][:16]

@@ -72,6 +72,7 @@ class ServerProcess:
     def __init__(
         self, folder: Path, command: tuple[str, ...] = COMMAND, /, **settings: object
     ) -> None:
+        self.folder = folder
         self.process = subprocess.Popen(
             command,
             cwd=folder,  # no `.env` there

@@ -115,10 +115,10 @@ def test_workers_of_a_killed_server_die_with_it(start_server):
     until(lambda: not any(living(worker.pid) for worker in workers), "the workers' end", 10)
 
 
-def test_second_server_on_the_port_says_so_in_one_line(server, tmp_path):
-    done = subprocess.run(
-        COMMAND, cwd=tmp_path, env=environment(PORT=server.port), capture_output=True, text=True
-    )
+def test_second_server_on_the_port_says_so_in_one_line(server):
+    """With the same database, as it would be for whoever starts a server twice."""
+    settings = environment(PORT=server.port)
+    done = subprocess.run(COMMAND, cwd=server.folder, env=settings, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
