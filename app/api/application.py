@@ -21,6 +21,8 @@ from app.api import (
     metrics,
     models,
     open_inference,
+    openai_batches,
+    openai_files,
     openai_generation,
     openai_models,
     openai_responses,
@@ -36,6 +38,7 @@ from app.api.middleware import RequestContext
 from app.api.plain_route import PlainRoute
 from app.core.config import Settings
 from app.schemas.jobs import JobBody
+from app.schemas.openai_batches import FileForm, OpenAiBatchBody
 from app.schemas.openai_generation import ChatBody, CompletionBody
 from app.schemas.openai_responses import ResponsesBody, ResponsesEvent
 from app.schemas.openai_texts import ClassifyBody, EmbeddingsBody, RerankBody, ScoreBody
@@ -61,7 +64,14 @@ _TAGS = [
     {"name": "metrics", "description": "What it has done."},
 ]
 
-OPENAI = (openai_generation, openai_responses, openai_texts, openai_models)
+OPENAI = (
+    openai_generation,
+    openai_responses,
+    openai_texts,
+    openai_files,
+    openai_batches,
+    openai_models,
+)
 STREAMS: tuple[Payloads, ...] = (
     inference.STREAM,
     STREAM_OF_JOBS,
@@ -77,6 +87,8 @@ OPENAI_BODIES = (
     RerankBody,
     ScoreBody,
     ClassifyBody,
+    OpenAiBatchBody,
+    FileForm,
 )
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]

@@ -138,6 +138,30 @@ class Settings(BaseSettings):
         description="Most inputs of jobs that are with the models at the same time.",
     )
 
+    batch_max_inputs: int = Field(
+        default=128,
+        ge=1,
+        le=4096,
+        description="Most inputs of batches (`/v1/batches`) that are with the models at the same "
+        "time.",
+    )
+    max_batch_lines: int = Field(
+        default=50_000, ge=1, le=1_000_000, description="Most requests in the file of one batch."
+    )
+    max_file_bytes: int = Field(
+        default=200 * 2**20,
+        ge=1024,
+        le=9_000_000_000,
+        description="Largest file that may be uploaded, in bytes.",
+    )
+    file_keep_s: float = Field(
+        default=2_592_000.0,
+        ge=3600,
+        le=31_536_000,
+        description="How long files, and batches after their end, are kept where their requests "
+        "say nothing, in seconds.",
+    )
+
     response_cache_mb: int = Field(
         default=0,
         ge=0,

@@ -221,6 +221,7 @@ class FakeServices:
     metrics: CountingMetrics = field(default_factory=CountingMetrics)
     jobs: Any = field(default_factory=NoDatabase)
     once: Any = field(default_factory=NoDatabase)
+    batches: Any = field(default_factory=NoDatabase)
 
 
 @dataclass
