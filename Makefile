@@ -3,9 +3,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
+KILLS ?= 200
+
 .DEFAULT_GOAL := help
 .PHONY: help run hub test test-slow test-js test-openapi test-hub test-hub-full check lint types fmt proto eval \
-	eval-hub bench bench-hub bench-openai bench-scheduling simulation soak chaos lock clean
+	eval-hub bench bench-hub bench-openai bench-jobs bench-scheduling simulation soak chaos chaos-jobs lock clean
 
 help:  ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -93,6 +95,13 @@ simulation: $(VENV)/.dev  ## Write the tables and plots of docs/simulation.md an
 
 chaos: $(VENV)/.test  ## Ten minutes of load while workers are killed, stopped and poisoned
 	$(BIN)/python -m benchmarks.chaos
+
+chaos-jobs: $(VENV)/.test  ## Kill servers and databases while jobs are submitted and run; is one lost?
+	$(BIN)/python -m benchmarks.chaos_jobs --kills $(KILLS)
+	$(BIN)/python -m benchmarks.chaos_jobs --kills $(KILLS) --database postgres
+
+bench-jobs: $(VENV)/.test  ## Measure the store of jobs with a million waiting; judged
+	$(BIN)/python -m benchmarks.jobs_store
 
 soak: $(VENV)/.test  ## 64 clients on all models for a minute, workers killed in turn
 	$(BIN)/python -m benchmarks.soak --seconds 60

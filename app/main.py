@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ from app.api.application import NAME, VERSION, build_app
 from app.api.batch_work import BatchWork
 from app.api.inference import limits_of as request_limits
 from app.api.job_work import Work
+from app.api.jobs import webhook_body
 from app.api.openai_route import VALUES_PER_REQUEST
 from app.api.server import Server, allow_descriptors, build_server, open_socket
 from app.batches.open import open_batches
@@ -37,6 +39,7 @@ from app.core.errors import ConfigurationError
 from app.core.job_metrics import JobMetrics
 from app.core.logging import configure_logging
 from app.core.metrics import Metrics
+from app.jobs.notifier import Notifier
 from app.jobs.open import open_jobs
 from app.jobs.runner import Runner, RunnerLimits
 from app.jobs.store import Limits as StoreLimits
@@ -159,7 +162,9 @@ def _jobs(
     watch, counted = Watch(), JobMetrics(metrics.registry)
     running = RunnerLimits(settings.job_max_inputs, settings.job_lease_s)
     runner = Runner(opened.store, work, opened.owner, watch, counted, running)
-    return JobService(opened.store, runner, watch, counted), opened.once
+    private = settings.webhook_allow_private
+    notifier = Notifier(opened.webhooks, webhook_body, counted, time.time, allows_private=private)
+    return JobService(opened.store, runner, watch, counted, notifier), opened.once
 
 
 def _batches(settings: Settings, database: Database, work: Work) -> BatchService:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from app.api.documented_parameters import INFERENCE, JSON_LENGTH, REQUEST_ID
+from app.api.documented_parameters import INFERENCE, JSON_LENGTH, ONCE_KEY, REQUEST_ID
 from app.api.documented_streams import REF, Payloads, event_stream
 from app.schemas.open_inference import V2Error, V2InferBody
 from app.schemas.response import EXAMPLE_ID, EXAMPLE_TIME, ErrorAnswer
@@ -92,7 +92,7 @@ _RETRY_AFTER = {
 def documented(
     answer: type[BaseModel],
     *,
-    body: type[BaseModel] | None = None,
+    body: type[BaseModel] | tuple[type[BaseModel], ...] | None = None,
     other: Responses | None = None,
     streams: Payloads | None = None,
     streams_only: bool = False,
@@ -101,7 +101,8 @@ def documented(
     failures: tuple[int, ...] = (),
     headers: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Arguments of a route. One with a body can fail in all the ways of inference.
+    """Arguments of a route. One with a body, or one of several, can fail in all the
+    ways of inference.
 
     streams: what the events hold that may come in place of the answer, or always do. failures: of
     a route without a body; parameters: in place of the usual ones; headers: of the answer.
@@ -120,12 +121,16 @@ def documented(
     extra: dict[str, Any] = {"parameters": parameters or [REQUEST_ID]}
     if body is not None:
         extra["parameters"] = parameters or INFERENCE
-        schema = {"$ref": REF.format(model=body.__name__)}
+        bodies = body if isinstance(body, tuple) else (body,)
+        schemas = [{"$ref": REF.format(model=each.__name__)} for each in bodies]
+        schema = schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
         extra["requestBody"] = {
             "required": True,
             "content": {"application/json": {"schema": schema}},
         }
-        responses.update({status: _failure(status) for status in _FAILURES})
+        has_key = ONCE_KEY in extra["parameters"]
+        shown = (status for status in _FAILURES if status != 409 or has_key)
+        responses.update({status: _failure(status) for status in shown})
     return {
         "response_model": None,
         "responses": responses,

@@ -35,7 +35,9 @@ from app.core.errors import InvalidRequest, JobNotFound, ServingError
 from app.core.types import Asker
 from app.jobs.status import SHOWN, JobState, JobView, NewJob, Webhook
 from app.jobs.store import Page
+from app.jobs.webhooks import check_url
 from app.schemas.jobs import JobAnswer, JobBody, JobsAnswer, parse_job
+from app.schemas.request import BatchBody, InferBody
 
 MAX_WAIT_S, MAX_PAGE, USUAL_PAGE = 60.0, 100, 20
 _ID = re.compile(r"job_[0-9a-f]{32}", re.ASCII)
@@ -47,7 +49,7 @@ _encode = msgspec.msgpack.Encoder().encode
 router = APIRouter(tags=["jobs"], route_class=PlainRoute)
 
 
-@router.post("/jobs", **documented(JobAnswer, body=JobBody, **SUBMITTED))
+@router.post("/jobs", **documented(JobAnswer, body=(InferBody, BatchBody, JobBody), **SUBMITTED))
 async def submit_job(request: Request) -> Response:
     """Accept a request of `/infer` or `/infer/batch` as it is, or of any route in a frame.
 
@@ -63,6 +65,8 @@ async def submit_job(request: Request) -> Response:
     services = services_of(request)
     work = Work(services.inference, services.models, limits_of(settings), lambda: True)
     read = work.check(body.endpoint, body.body)
+    if body.webhook is not None:
+        check_url(body.webhook.url, allows_private=settings.webhook_allow_private)
     timeout_s = min(body.timeout_s or settings.job_timeout_s, (timeout_ms or 1e12) / 1000)
     job = NewJob(
         caller=asker.caller,
@@ -135,6 +139,11 @@ async def _events(
                     yield event(_shown(view), "progress")
         except ServingError as error:
             yield event(failure(error_object(error), request_id_of(request)), "error")
+
+
+def webhook_body(view: JobView) -> bytes:
+    """The message that a job has ended: the job without its result, which is to be fetched."""
+    return msgspec.json.encode({"type": "job.ended", "job": _shown(view)})
 
 
 async def _told(request: Request, view: JobView) -> dict[str, Any]:

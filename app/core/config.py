@@ -138,6 +138,11 @@ class Settings(BaseSettings):
         description="Most inputs of jobs that are with the models at the same time.",
     )
 
+    webhook_allow_private: bool = Field(
+        default=False,
+        description="Tell of the ends of jobs at private and link-local addresses, too.",
+    )
+
     batch_max_inputs: int = Field(
         default=128,
         ge=1,

@@ -36,6 +36,9 @@ class JobMetrics:
             "inference_jobs_dead_letters", "Jobs failed since too many of their servers had ended."
         )
         self.deleted = counter("inference_jobs_deleted", "Jobs deleted, kept long enough.")
+        self.webhooks = counter(
+            "inference_job_webhooks", "Tries to tell of a job's end, by what became of them.", "end"
+        )
         self._waiting = gauge("inference_jobs_waiting", "Jobs in the queue, by class.", "priority")
         self._oldest = gauge(
             "inference_jobs_oldest_seconds",

@@ -6,18 +6,20 @@ from pathlib import Path
 from app.core.errors import ConfigurationError
 from app.jobs.files import ResultFiles
 from app.jobs.owners import Owner
-from app.jobs.sql import SqlJobStore
+from app.jobs.sql import SqlJobStore, clock_of
 from app.jobs.sql_answers import SqlOnceAnswers
+from app.jobs.sql_webhooks import SqlWebhooks
 from app.jobs.store import Limits
 from app.storage.database import Database
 
 
 @dataclass(frozen=True, slots=True)
 class Jobs:
-    """store, and answers that are kept for keys, both under one owner."""
+    """store, and answers that are kept for keys, both under one owner; webhooks that are due."""
 
     store: SqlJobStore
     once: SqlOnceAnswers
+    webhooks: SqlWebhooks
     owner: Owner
 
 
@@ -33,4 +35,5 @@ def open_jobs(database: Database, data_dir: Path, limits: Limits) -> Jobs:
         raise ConfigurationError(f"cannot use DATA_DIR, {folder}: {error}") from None
     files = None if database.is_postgres else ResultFiles(folder / "results")
     store = SqlJobStore(database, limits, files=files)
-    return Jobs(store, SqlOnceAnswers(database, owner.name, limits.once_s), owner)
+    once = SqlOnceAnswers(database, owner.name, limits.once_s)
+    return Jobs(store, once, SqlWebhooks(database, clock_of(database)), owner)

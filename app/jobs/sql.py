@@ -14,7 +14,7 @@ from sqlalchemy import Connection, func, select
 from sqlalchemy.exc import IntegrityError
 
 from app.core.errors import InvariantBroken, StorageUnavailable
-from app.jobs import sql_once, sql_queue, sql_sweeps, sql_views
+from app.jobs import sql_once, sql_queue, sql_submissions, sql_sweeps, sql_views
 from app.jobs.files import ResultFiles
 from app.jobs.order import Turns
 from app.jobs.status import (
@@ -92,7 +92,7 @@ class SqlJobStore:
             until = now + self._limits.once_s
             sql_once.hold(connection, once, until=until, job_id=job.id)
         for at in range(0, len(jobs), CHUNK):
-            sql_queue.add(connection, jobs[at : at + CHUNK], now)
+            sql_submissions.add(connection, jobs[at : at + CHUNK], now)
         return [job.id for job in jobs]
 
     async def claim(self, owner: str, count: int, lease_s: float) -> list[Claimed]:

@@ -76,11 +76,15 @@ class FileForm(BaseModel):
     """A file to be kept. Fields other than the file may come as `expires_after[seconds]`."""
 
     file: bytes = Field(
-        description="The content, with a filename.", json_schema_extra={"format": "binary"}
+        description="The content, with a filename.",
+        examples=["{}\n"],
+        json_schema_extra={"format": "binary"},
     )
     purpose: Literal["batch"] = Field(description="What it is for.", examples=["batch"])
     expires_after: ExpiresAfter | None = Field(
-        default=None, description="When it is deleted; else FILE_KEEP_S after its upload."
+        default=None,
+        description="When it is deleted; else FILE_KEEP_S after its upload.",
+        examples=[{"anchor": "created_at", "seconds": 86_400}],
     )
 
 

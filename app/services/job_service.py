@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Sequence
 
 from app.core.errors import JobNotFound, StorageUnavailable
 from app.core.job_metrics import JobMetrics
+from app.jobs.notifier import Notifier
 from app.jobs.runner import Runner
 from app.jobs.status import JobState, JobView, NewJob, OnceKey
 from app.jobs.store import JobStore, Page
@@ -20,8 +21,16 @@ LOOK_S = 1.0
 class JobService:
     """`start` in the event loop; `stop` before the services that jobs are run by."""
 
-    def __init__(self, store: JobStore, runner: Runner, watch: Watch, metrics: JobMetrics) -> None:
+    def __init__(
+        self,
+        store: JobStore,
+        runner: Runner,
+        watch: Watch,
+        metrics: JobMetrics,
+        notifier: Notifier | None = None,
+    ) -> None:
         self._store = store
+        self._notifier = notifier
         self._runner = runner
         self._watch = watch
         self._metrics = metrics
@@ -31,6 +40,8 @@ class JobService:
     def start(self) -> None:
         self._runner.start()
         self._looking = asyncio.create_task(self._look())
+        if self._notifier is not None:
+            self._notifier.start()
 
     def begin_stop(self) -> None:
         """Nothing new is taken; who waits is told how things are."""
@@ -44,6 +55,8 @@ class JobService:
         if self._looking is not None:
             self._looking.cancel()
         await self._runner.stop(grace_s)
+        if self._notifier is not None:
+            await self._notifier.stop()
 
     async def submit(self, job: NewJob, once: OnceKey | None = None) -> tuple[JobView, bool]:
         """The job, kept, and whether it is new: with `once` it may have been there before.

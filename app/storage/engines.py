@@ -23,6 +23,7 @@ from app.core.errors import ConfigurationError
 LOCK_WAIT_S = 10.0
 BUSY_MS = 5000
 POOL_WAIT_S = 10.0
+WRITER_CACHE_KIB = 64 * 2**10  # taken as needed: indexes of a long queue are read at random
 CONNECT_WAIT_S = 5
 NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ceph", "fuse.sshfs"}
 
@@ -96,7 +97,8 @@ def _sqlite(url: URL, readers: int) -> Engines:
 
 
 def _prepare_sqlite_writer(connection: sqlite3.Connection, _: object) -> None:
-    _prepare_sqlite(connection, "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON")
+    pragmas = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON")
+    _prepare_sqlite(connection, *pragmas, f"cache_size=-{WRITER_CACHE_KIB}")
 
 
 def _prepare_sqlite_reader(connection: sqlite3.Connection, _: object) -> None:

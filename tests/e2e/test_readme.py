@@ -21,6 +21,7 @@ def test_the_readme_shows_every_route():
     assert routes == {
         "/infer",
         "/infer/batch",
+        "/jobs",
         "/models",
         "/health",
         "/health/live",

@@ -72,9 +72,9 @@ class TestDockerfile:
         assert the("CMD") == '["python", "-m", "app.main"]'
         assert the("STOPSIGNAL") == "SIGTERM"
 
-    def test_all_that_is_written_goes_to_tmp_or_the_model_store(self):
+    def test_all_that_is_written_goes_to_tmp_or_a_volume(self):
         told = environment()
-        assert told["MODEL_STORE"] == the("VOLUME") == "/models"
+        assert f"{told['MODEL_STORE']} {told['DATA_DIR']}" == the("VOLUME") == "/models /data"
         assert (told["HOME"], told["XDG_CACHE_HOME"]) == ("/tmp", "/tmp/cache")
         assert told["PYTHONDONTWRITEBYTECODE"] == "1"
 
@@ -157,10 +157,10 @@ class TestCompose:
         assert isinstance(service["pids_limit"], int), "docker-compose 1.29 takes no string here"
         assert not service.get("privileged")
 
-    def test_the_backend_writes_to_tmp_and_the_shared_store(self):
+    def test_the_backend_writes_to_tmp_and_the_shared_volumes(self):
         assert [mount.partition(":")[0] for mount in BACKEND["tmpfs"]] == ["/tmp"]
-        assert BACKEND["volumes"] == ["models:/models"]
-        assert "models" in COMPOSE["volumes"]
+        assert BACKEND["volumes"] == ["models:/models", "data:/data"]
+        assert set(COMPOSE["volumes"]) == {"models", "data"}
 
     def test_every_setting_reaches_the_container_and_nothing_else(self):
         assert set(BACKEND["environment"]) == VARIABLES | HUB_CLIENT
@@ -168,7 +168,8 @@ class TestCompose:
     def test_a_setting_that_is_not_given_keeps_the_servers_default(self):
         """`NAME: ${NAME:-}` would hand the server an empty string."""
         given = {name: value for name, value in BACKEND["environment"].items() if value is not None}
-        assert given == {"HOST": "0.0.0.0", "PORT": "8000", "MODEL_STORE": "/models"}
+        own = {"HOST": "0.0.0.0", "PORT": "8000", "MODEL_STORE": "/models", "DATA_DIR": "/data"}
+        assert given == own
 
     def test_no_env_file_is_needed(self):
         """`env_file` stops docker-compose when the file is missing; `.env` itself is optional."""

@@ -61,7 +61,7 @@ LIVES_ONLY_IN: dict[str, set[str]] = {
         {"runtimes", "preparing"},
     ),
     "huggingface_hub": {"models.hub"},
-    "httpx": {"models.hub", "runtimes"},
+    "httpx": {"models.hub", "runtimes", "jobs.webhooks"},
     "ray": {"workers"},
     **dict.fromkeys(("sqlalchemy", "alembic", "sqlite3"), {"storage", "jobs", "batches", "keys"}),
     "psycopg": {"storage"},

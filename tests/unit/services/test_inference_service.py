@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from app.core.errors import InputTooLong, Overloaded
+from app.core.errors import InputTooLong, InvalidRequest, ModelNotFound, Overloaded
 from app.core.metrics import Metrics
 from app.core.types import NOBODY, Answer, Asker, Done, Failed, Outcome, Priority, Timings, Usage
 from app.models.registry import Registry
@@ -170,6 +170,28 @@ async def test_a_caller_may_shorten_the_models_limit_and_not_lengthen_it(bench, 
     await call
 
     assert bench.minilm.submitted[0][3] == given
+
+
+async def test_a_patient_caller_may_wait_longer_than_the_models_limit(bench):
+    patient = Asker("job", is_patient=True)
+    call = await bench.begin(InferenceRequest("a"), timeout_ms=9999.0, asker=patient)
+    bench.minilm.waits[0].set_result(says("a"))
+    await call
+
+    assert bench.minilm.submitted[0][3] == 9999.0
+
+
+async def test_a_request_is_checked_without_being_run_and_whatever_its_model_does(bench):
+    bench.minilm.status = Status(ServingState.UNLOADED)
+    bench.service.stop()
+
+    assert bench.service.check(InferenceRequest("a")) == "sentiment"
+    with pytest.raises(ModelNotFound):
+        bench.service.check(InferenceRequest("a", "missing"))
+    for wrong in (InferenceRequest("a" * 101), InferenceRequest("a", parameters={"volume": 11})):
+        with pytest.raises(InvalidRequest):
+            bench.service.check(wrong)
+    assert bench.minilm.submitted == []
 
 
 async def test_a_caller_who_leaves_withdraws_every_input_that_is_not_answered(bench):

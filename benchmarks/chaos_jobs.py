@@ -1,0 +1,303 @@
+"""Servers, and the database under them, are killed while jobs are submitted and run: is one lost?
+
+    python -m benchmarks.chaos_jobs --kills 200                      (make chaos-jobs)
+    python -m benchmarks.chaos_jobs --kills 50 --database postgres
+
+Submits jobs without a pause, each with an Idempotency-Key, and again what was not acknowledged.
+Every few moments the server is killed (SIGKILL) and started anew; on PostgreSQL that is crashed as
+well (`pg_ctl stop -m immediate`), every other time. In the end each job that was acknowledged must
+have ended once, with its own answer, and few may have been begun again: a kill costs no more than
+were being run, which is an upper bound of what was computed twice. Prints a JSON report; exits 1
+when a rule is broken.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import random
+import signal
+import sqlite3
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import yaml
+
+from benchmarks.harness import embedded_catalog, warn_when_busy
+from tests.e2e.serving import ServerProcess
+from tests.postgres import PostgresServer, running_postgres
+
+MODEL = "sentiment"
+SUBMITTERS = 8
+LEAST_LIFE_S, MOST_LIFE_S = 1.0, 19.0
+IN_FLIGHT = 16  # jobs that a kill can cost another run
+SETTLE_S = 180.0
+DUPLICATES = 0.01
+WORDS = "good bad slow fast warm cold kind rude clean dirty loud quiet".split()
+# In one batch of the run: several inputs, so that parts are kept and read again.
+MANY, MANY_SHARE = 8, 0.1
+
+
+@dataclass
+class Sent:
+    """A job that was acknowledged. texts: what its answer must be to."""
+
+    job_id: str
+    texts: list[str]
+
+
+@dataclass
+class History:
+    sent: list[Sent] = field(default_factory=list)
+    answers: Counter[str] = field(default_factory=Counter)  # of submissions
+    started_s: list[float] = field(default_factory=list)
+    events: list[dict[str, Any]] = field(default_factory=list)
+    kills: int = 0
+    crashes: int = 0
+
+
+class Servers:
+    """One after the other, over the same database."""
+
+    def __init__(self, folder: Path, history: History, **settings: object) -> None:
+        self._folder = folder
+        self._history = history
+        self._settings = settings
+        self.now: ServerProcess | None = None
+
+    async def start(self) -> None:
+        """Returns when models serve."""
+        started = time.monotonic()
+        self.now = await asyncio.to_thread(ServerProcess, self._folder, **self._settings)
+        await asyncio.to_thread(self.now.until_ready)
+        self._history.started_s.append(time.monotonic() - started)
+
+    def kill(self) -> None:
+        server, self.now = self.now, None
+        if server is not None:
+            server.process.send_signal(signal.SIGKILL)
+            server.wait()
+            self._history.events += server.events
+
+    async def end(self) -> None:
+        server, self.now = self.now, None
+        if server is not None:
+            await asyncio.to_thread(server.end)
+            self._history.events += server.events
+
+
+class Submitter:
+    """Sends jobs without a pause; what was not acknowledged is sent again under its key."""
+
+    def __init__(self, number: int, servers: Servers, history: History, seed: int) -> None:
+        self._number = number
+        self._servers = servers
+        self._history = history
+        self._chance = random.Random(f"{seed}-{number}")
+        self._caller = {"X-Caller-Id": f"chaos-{number % 2}"}
+
+    async def run(self, is_over: asyncio.Event) -> None:
+        count = 0
+        async with httpx.AsyncClient(timeout=30) as client:
+            while not is_over.is_set():
+                count += 1
+                await self._submit(client, f"{self._number}-{count}", is_over)
+
+    async def _submit(self, client: httpx.AsyncClient, key: str, is_over: asyncio.Event) -> None:
+        count = MANY if self._chance.random() < MANY_SHARE else 1
+        texts = [f"{key} {n}: {' '.join(self._chance.choices(WORDS, k=12))}" for n in range(count)]
+        bodies = [{"text": text, "model": MODEL} for text in texts]
+        body: dict[str, Any] = bodies[0] if count == 1 else {"requests": bodies}
+        while not is_over.is_set():
+            server = self._servers.now
+            if server is None:
+                await asyncio.sleep(0.02)
+                continue
+            try:
+                answer = await client.post(
+                    f"{server.url}/jobs",
+                    json=body,
+                    headers={"Idempotency-Key": key, **self._caller},
+                )
+            except httpx.HTTPError as error:
+                self._history.answers[type(error).__name__] += 1
+                continue
+            self._history.answers[str(answer.status_code)] += 1
+            if answer.status_code == 202:
+                self._history.sent.append(Sent(answer.json()["id"], texts))
+                return
+            await asyncio.sleep(0.05)
+
+
+async def kill_often(
+    servers: Servers, history: History, kills: int, postgres: PostgresServer | None, seed: int
+) -> None:
+    chance = random.Random(seed)
+    for number in range(kills):
+        await asyncio.sleep(chance.uniform(LEAST_LIFE_S, MOST_LIFE_S))
+        if postgres is not None and number % 2:
+            await asyncio.to_thread(postgres.stop, "immediate")
+            await asyncio.to_thread(postgres.start)
+            history.crashes += 1
+            await asyncio.sleep(chance.uniform(0, 0.5))
+        servers.kill()
+        history.kills += 1
+        await servers.start()
+
+
+async def settled(server: ServerProcess, history: History) -> list[dict[str, Any]]:
+    """Every acknowledged job as its caller sees it in the end, or `{}` where there is none."""
+    ends = time.monotonic() + SETTLE_S
+    found: list[dict[str, Any]] = []
+    async with httpx.AsyncClient(base_url=server.url, timeout=90) as client:
+        for sent in history.sent:
+            found.append(await _settled(client, sent, ends))
+    return found
+
+
+async def _settled(client: httpx.AsyncClient, sent: Sent, ends: float) -> dict[str, Any]:
+    caller = f"chaos-{int(sent.texts[0].partition('-')[0]) % 2}"
+    while True:
+        wait_s = max(0.0, min(30.0, ends - time.monotonic()))
+        answer = await client.get(
+            f"/jobs/{sent.job_id}", params={"wait": wait_s}, headers={"X-Caller-Id": caller}
+        )
+        if answer.status_code == 404:
+            return {}
+        job: dict[str, Any] = answer.json()
+        if job["state"] not in ("queued", "running") or time.monotonic() > ends:
+            return job
+
+
+def judged(history: History, jobs: list[dict[str, Any]], expected: dict[str, str]) -> list[str]:
+    """The rules that were broken."""
+    broken = []
+    for sent, job in zip(history.sent, jobs, strict=True):
+        if not job:
+            broken.append(f"{sent.job_id} is lost")
+        elif job["state"] != "succeeded":
+            broken.append(f"{sent.job_id} is {job['state']}: {job['error']}")
+        elif _labels(job) != [expected[text] for text in sent.texts]:
+            broken.append(f"{sent.job_id} has another's answer")
+    ended = Counter(e["job"] for e in history.events if e["event"] == "job_ended")
+    broken += [f"{job_id} ended {count} times" for job_id, count in ended.items() if count > 1]
+    if len({sent.job_id for sent in history.sent}) < len(history.sent):
+        broken.append("two submissions were given one job")
+    return broken
+
+
+def _labels(job: dict[str, Any]) -> list[str]:
+    result = job["result"]
+    return [each["result"] for each in result.get("results", [result])]
+
+
+async def alone(server: ServerProcess, history: History) -> dict[str, str]:
+    """What the model says to each text when it is asked alone."""
+    texts = [text for sent in history.sent for text in sent.texts]
+    expected: dict[str, str] = {}
+    async with httpx.AsyncClient(base_url=server.url, timeout=90) as client:
+        for at in range(0, len(texts), 100):
+            some = texts[at : at + 100]
+            entries = [{"text": text, "model": MODEL} for text in some]
+            answer = await client.post("/infer/batch", json={"requests": entries})
+            results = answer.json()["results"]
+            expected |= {text: each["result"] for text, each in zip(some, results, strict=True)}
+    return expected
+
+
+async def chaos(
+    folder: Path, kills: int, seed: int, postgres: PostgresServer | None
+) -> dict[str, Any]:
+    history = History()
+    settings = {
+        "MODEL_CATALOG": _catalog(folder),
+        "DEFAULT_MODEL": MODEL,
+        "JOB_MAX_INPUTS": IN_FLIGHT,
+    }
+    if postgres is not None:
+        settings["DATABASE_URL"] = postgres.url()
+    servers = Servers(folder, history, **settings)
+    await servers.start()
+    is_over = asyncio.Event()
+    submitters = [Submitter(n, servers, history, seed) for n in range(SUBMITTERS)]
+    submitting = [asyncio.create_task(each.run(is_over)) for each in submitters]
+    try:
+        await kill_often(servers, history, kills, postgres, seed)
+        is_over.set()
+        await asyncio.gather(*submitting)
+        if servers.now is None:
+            raise RuntimeError("no server is left")
+        jobs = await settled(servers.now, history)
+        expected = await alone(servers.now, history)
+    finally:
+        is_over.set()
+        await servers.end()
+    again = sum(job.get("attempts", 1) - 1 for job in jobs)
+    share = again / max(1, len(jobs))
+    broken = judged(history, jobs, expected)
+    if postgres is None and (said := _integrity(folder)) != "ok":
+        broken.append(f"integrity_check: {said}")
+    if again > IN_FLIGHT * history.kills or share > DUPLICATES:
+        broken.append(f"{again} of {len(jobs)} jobs were begun again")
+    return {
+        "database": "sqlite" if postgres is None else "postgres",
+        "kills": history.kills,
+        "crashes_of_the_database": history.crashes,
+        "acknowledged": len(history.sent),
+        "submissions_by_answer": dict(history.answers),
+        "begun_again": again,
+        "begun_again_share": round(share, 5),
+        "ready_again_s": round(max(history.started_s), 2),
+        "broken_rules": broken[:30],
+    }
+
+
+def _integrity(folder: Path) -> str:
+    with contextlib.closing(sqlite3.connect(folder / "data/server.db")) as connection:
+        return str(connection.execute("PRAGMA integrity_check").fetchone()[0])
+
+
+def _catalog(folder: Path) -> Path:
+    """One model, which loads fast."""
+    catalog = embedded_catalog()
+    catalog["models"] = {MODEL: catalog["models"][MODEL]}
+    (version,) = catalog["models"][MODEL].values()
+    catalog["artefacts"] = {version["artefact"]: catalog["artefacts"][version["artefact"]]}
+    path = folder / "catalog.yaml"
+    path.write_text(yaml.safe_dump(catalog), encoding="utf-8")
+    return path
+
+
+@contextlib.contextmanager
+def database(kind: str) -> Iterator[PostgresServer | None]:
+    if kind == "sqlite":
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="pg", ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o755)
+        with running_postgres(Path(folder)) as server:
+            yield server
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--database", choices=("sqlite", "postgres"), default="sqlite")
+    arguments = parser.parse_args()
+    warn_when_busy()
+    with tempfile.TemporaryDirectory() as folder, database(arguments.database) as postgres:
+        report = asyncio.run(chaos(Path(folder), arguments.kills, arguments.seed, postgres))
+    print(json.dumps(report, indent=2))
+    return 1 if report["broken_rules"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
