@@ -25,10 +25,14 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from app.api.application import NAME, VERSION, build_app
+from app.api.batch_work import BatchWork
 from app.api.inference import limits_of as request_limits
 from app.api.job_work import Work
 from app.api.jobs import webhook_body
+from app.api.openai_route import VALUES_PER_REQUEST
 from app.api.server import Server, allow_descriptors, build_server, open_socket
+from app.batches.open import open_batches
+from app.batches.running import BatchLimits
 from app.core.clock import MonotonicClock
 from app.core.config import Settings, load_settings
 from app.core.errors import ConfigurationError
@@ -51,6 +55,7 @@ from app.models.loader import Fleet, build_fleet
 from app.models.preparation import open_stores
 from app.models.progress import progress_for_stderr
 from app.models.spec import ModelSpec
+from app.services.batch_service import BatchService
 from app.services.inference_service import InferenceService
 from app.services.job_service import JobService
 from app.services.model_control import ControlLimits, ModelControl
@@ -78,6 +83,7 @@ class Services:
     metrics: Metrics
     jobs: JobService
     once: OnceAnswers
+    batches: BatchService
     accounts: Accounts
 
     @property
@@ -105,6 +111,7 @@ class Application:
     def refuse_new_work(self) -> None:
         self.services.models.stop()
         self.services.jobs.begin_stop()
+        self.services.batches.begin_stop()
         self.services.inference.stop()
         self.fleet.drain()
         if self.grpc is not None:
@@ -171,13 +178,15 @@ def create_app(settings: Settings, specs: Sequence[ModelSpec], storage: Storage)
     models = ModelService(fleet.registry)
     work = Work(inference, models, request_limits(settings), lambda: models.readiness().started)
     jobs, once = _jobs(settings, database, work, metrics)
-    services = Services(inference, models, control, metrics, jobs, once, accounts)
+    batches = _batches(settings, database, work)
+    services = Services(inference, models, control, metrics, jobs, once, batches, accounts)
     grpc = _grpc_server(services, settings)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         running = asyncio.create_task(fleet.run())
         jobs.start()
+        batches.start()
         attending = asyncio.create_task(accounts.run())
         try:
             if grpc is not None:
@@ -186,7 +195,8 @@ def create_app(settings: Settings, specs: Sequence[ModelSpec], storage: Storage)
         finally:
             if grpc is not None:
                 await grpc.stop()
-            await jobs.stop(settings.shutdown_grace_s)
+            stops = (jobs.stop, batches.stop)
+            await asyncio.gather(*(stop(settings.shutdown_grace_s) for stop in stops))
             await fleet.stop()
             await running
             attending.cancel()
@@ -208,6 +218,16 @@ def _jobs(
     private = settings.webhook_allow_private
     notifier = Notifier(opened.webhooks, webhook_body, counted, time.time, allows_private=private)
     return JobService(opened.store, runner, watch, counted, notifier), opened.once
+
+
+def _batches(settings: Settings, database: Database, work: Work) -> BatchService:
+    max_values = VALUES_PER_REQUEST + settings.max_tensor_values
+    of_lines = BatchWork(work.inference, work.models, work.limits, max_values, work.is_ready)
+    limits = BatchLimits(
+        settings.batch_max_inputs, settings.max_batch_lines, settings.max_body_bytes
+    )
+    opened = open_batches(database, settings.data_dir, of_lines, limits)
+    return BatchService(opened.store, opened.contents, opened.runner, settings.file_keep_s)
 
 
 def _grpc_server(services: Services, settings: Settings) -> "GrpcServer | None":

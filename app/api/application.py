@@ -23,6 +23,8 @@ from app.api import (
     metrics,
     models,
     open_inference,
+    openai_batches,
+    openai_files,
     openai_generation,
     openai_models,
     openai_responses,
@@ -41,6 +43,7 @@ from app.api.middleware import RequestContext
 from app.api.plain_route import PlainRoute
 from app.core.config import Settings
 from app.schemas.jobs import JobBody
+from app.schemas.openai_batches import FileForm, OpenAiBatchBody
 from app.schemas.openai_generation import ChatBody, CompletionBody
 from app.schemas.openai_responses import ResponsesBody, ResponsesEvent
 from app.schemas.openai_texts import ClassifyBody, EmbeddingsBody, RerankBody, ScoreBody
@@ -68,7 +71,14 @@ _TAGS = [
     {"name": "admin", "description": "Who may use it."},
 ]
 
-OPENAI = (openai_generation, openai_responses, openai_texts, openai_models)
+OPENAI = (
+    openai_generation,
+    openai_responses,
+    openai_texts,
+    openai_files,
+    openai_batches,
+    openai_models,
+)
 STREAMS: tuple[Payloads, ...] = (
     inference.STREAM,
     STREAM_OF_JOBS,
@@ -84,6 +94,8 @@ OPENAI_BODIES = (
     RerankBody,
     ScoreBody,
     ClassifyBody,
+    OpenAiBatchBody,
+    FileForm,
 )
 
 # Keys travel in headers that a page must set itself, so no credentials of the browser's are taken.

@@ -3,10 +3,13 @@
 import re
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
 from starlette.requests import Request
 
+from app.batches.status import Batch, StoredFile
+from app.batches.store import Page as BatchPage
 from app.core.config import Settings
 from app.core.errors import CallerError, InvalidRequest
 from app.core.types import Asker, Piece, Priority
@@ -143,6 +146,42 @@ class JobService(Protocol):
     async def page(self, page: Page) -> Sequence[JobView]: ...
 
 
+class Upload(Protocol):
+    async def write(self, data: bytes) -> None: ...
+
+    async def keep(self, caller: str, filename: str, keep_s: float | None) -> StoredFile: ...
+
+
+class BatchService(Protocol):
+    """services/batch_service.py has it, and what each raises."""
+
+    def receiving(self) -> AbstractAsyncContextManager[Upload]: ...
+
+    async def file(self, caller: str, file_id: str) -> StoredFile: ...
+
+    async def files(self, page: BatchPage) -> Sequence[StoredFile]: ...
+
+    def content(self, file: StoredFile) -> AsyncGenerator[bytes, None]: ...
+
+    async def delete_file(self, caller: str, file_id: str) -> None: ...
+
+    async def create(
+        self,
+        caller: str,
+        endpoint: str,
+        input_file_id: str,
+        metadata: dict[str, str] | None,
+        keep_s: float | None,
+        models: frozenset[str] | None,
+    ) -> Batch: ...
+
+    async def batch(self, caller: str, batch_id: str) -> Batch: ...
+
+    async def batches(self, page: BatchPage) -> Sequence[Batch]: ...
+
+    async def cancel(self, caller: str, batch_id: str) -> Batch: ...
+
+
 class AppServices(Protocol):
     @property
     def inference(self) -> InferenceService: ...
@@ -161,6 +200,9 @@ class AppServices(Protocol):
 
     @property
     def once(self) -> OnceAnswers: ...
+
+    @property
+    def batches(self) -> BatchService: ...
 
     @property
     def gate(self) -> Gate: ...

@@ -2,16 +2,10 @@
 
 from typing import Any
 
-from app.api.documented_parameters import CALLER, INFERENCE, ONCE_KEY, REQUEST_ID
+from app.api.documented_parameters import CALLER, INFERENCE, ONCE_KEY, REQUEST_ID, query
 from app.api.documented_streams import Payloads
 from app.schemas.jobs import EXAMPLE_JOB, JobAnswer, JobShape
 from app.schemas.response import ErrorAnswer
-
-
-def _query(name: str, description: str, schema: dict[str, Any], example: Any) -> dict[str, Any]:
-    where = {"name": name, "in": "query", "required": False}
-    return {**where, "description": description, "schema": schema, "example": example}
-
 
 _LOCATION = {
     "Location": {
@@ -34,7 +28,7 @@ WAIT: dict[str, Any] = {
     **JOB,
     "parameters": [
         *JOB["parameters"],
-        _query(
+        query(
             "wait",
             "Seconds to wait for the end of the job.",
             {"type": "number", "minimum": 0, "maximum": 60},
@@ -46,20 +40,20 @@ LIST: dict[str, Any] = {
     "failures": (422, 500, 503),
     "parameters": [
         *JOB["parameters"],
-        _query(
+        query(
             "state",
             "Only jobs in this state.",
             {"type": "string", "enum": JobShape.model_json_schema()["properties"]["state"]["enum"]},
             "succeeded",
         ),
-        _query("model", "Only jobs that ask this model alone.", {"type": "string"}, "sentiment"),
-        _query(
+        query("model", "Only jobs that ask this model alone.", {"type": "string"}, "sentiment"),
+        query(
             "limit",
             "Most jobs to be answered.",
             {"type": "integer", "minimum": 1, "maximum": 100, "default": 20},
             20,
         ),
-        _query(
+        query(
             "cursor",
             "Where to go on: `next_cursor` of the page before.",
             {"type": "string", "pattern": "^job_[0-9a-f]{32}$"},

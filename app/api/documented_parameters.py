@@ -68,9 +68,17 @@ JSON_LENGTH = {
 
 INFERENCE = [REQUEST_ID, TIMEOUT, PRIORITY, CALLER]
 
+
+def query(name: str, description: str, schema: dict[str, Any], example: Any) -> dict[str, Any]:
+    where = {"name": name, "in": "query", "required": False}
+    return {**where, "description": description, "schema": schema, "example": example}
+
+
 _OF_PATHS = {
     "model_name": ("A model, as `/models` lists them.", "sentiment"),
     "model_version": ("A version of it.", "v1"),
+    "file_id": ("A file of yours.", "file-019d3a7c51e05b2f6c0d9e8a7b6c5d4e"),
+    "batch_id": ("A batch of yours.", "batch_019d3a7c51e05b2f6c0d9e8a7b6c5d4e"),
     "job_id": ("A job of yours.", "job_019d3a7c51e05b2f6c0d9e8a7b6c5d4e"),
     "key_name": ("The name or the id of an API key.", "shop-frontend"),
 }

@@ -11,42 +11,23 @@ from typing import Any
 
 import msgspec
 
-from app.api import answers, openai_generation, openai_responses, openai_texts
+from app.api import answers
 from app.api.deps import InferenceService
 from app.api.errors import shown_to_caller
 from app.api.inference import sorted_out, wanted_of
-from app.api.openai_route import OpenAiCall, Wanted, find_in
-from app.core.errors import (
-    DeadlineExceeded,
-    InvalidRequest,
-    ModelNotFound,
-    ServingError,
-    TryLater,
-    from_code,
-)
+from app.api.openai_calls import OPENAI, no_stream, read_openai
+from app.api.openai_route import Wanted
+from app.core.errors import DeadlineExceeded, ModelNotFound, ServingError, TryLater, from_code
 from app.core.types import Answer, Asker, Done, Failed, Timings, Usage
 from app.jobs.plan import Part
 from app.jobs.status import Claimed, Ending, JobState, Problem
 from app.keys.key import is_key_id
-from app.schemas.openai_common import OpenAiBody, parse_openai
-from app.schemas.openai_generation import ChatBody, CompletionBody
-from app.schemas.openai_responses import ResponsesBody
-from app.schemas.openai_texts import ClassifyBody, EmbeddingsBody, RerankBody, ScoreBody
 from app.schemas.request import Limits, parse_batch, parse_infer
 from app.services.inference_service import InferenceRequest, InferenceResult
 from app.services.visible_models import Models
 
 INFER, BATCH = "/infer", "/infer/batch"
-_OPENAI: Mapping[str, tuple[type[OpenAiBody], Callable[[OpenAiCall[Any], Limits], Wanted]]] = {
-    "/v1/chat/completions": (ChatBody, openai_generation.chat),
-    "/v1/completions": (CompletionBody, openai_generation.completions),
-    "/v1/responses": (ResponsesBody, openai_responses.responses),
-    "/v1/embeddings": (EmbeddingsBody, openai_texts.embeddings),
-    "/v1/classify": (ClassifyBody, openai_texts.classify),
-    "/v1/rerank": (RerankBody, openai_texts.rerank),
-    "/v1/score": (ScoreBody, openai_texts.score),
-}
-ENDPOINTS = (INFER, BATCH, *_OPENAI)
+ENDPOINTS = (INFER, BATCH, *OPENAI)
 
 _pack = msgspec.msgpack.Encoder().encode
 _encode = msgspec.json.Encoder().encode
@@ -99,13 +80,8 @@ class Work:
             return self._single(body)
         if endpoint == BATCH:
             return self._batch(body)
-        kind, wanted_by = _OPENAI[endpoint]
-        parsed = parse_openai(kind, body)
-        if parsed.given().get("stream"):
-            raise _no_stream()
-        found = find_in(self.models, parsed.model)
-        wanted = wanted_by(OpenAiCall(parsed, parsed.given(), found), self.limits)
-        return Read(wanted.requests, found.name, lambda results, *_: _shown(wanted, results))
+        call, wanted = read_openai(endpoint, body, self.models, self.limits)
+        return Read(wanted.requests, call.found.name, lambda results, *_: _shown(wanted, results))
 
     def plan(self, job: Claimed) -> "JobPlan":
         return JobPlan(job, self.read(job.endpoint, msgspec.json.decode(job.request)), self)
@@ -113,7 +89,7 @@ class Work:
     def _single(self, body: Any) -> Read:
         parsed = parse_infer(body, self.limits)
         if parsed.stream:
-            raise _no_stream()
+            raise no_stream()
         return Read([wanted_of(parsed)], parsed.model, _single_ending)
 
     def _batch(self, body: Any) -> Read:
@@ -204,7 +180,3 @@ def _succeeded(answer: Mapping[str, Any]) -> Ending:
 
 def _failed(error: ServingError) -> Ending:
     return Ending(JobState.FAILED, problem=Problem(error.code, str(error)))
-
-
-def _no_stream() -> InvalidRequest:
-    return InvalidRequest("stream is for live requests; a job tells of its progress by its events")

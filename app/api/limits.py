@@ -140,6 +140,26 @@ class Occupancy:
         self.body_bytes -= count
 
 
+class HeldBody:
+    """What the server holds of one body: all of it until its request is answered, unless its
+    route lets go of what it has read."""
+
+    def __init__(self, occupancy: Occupancy) -> None:
+        self._occupancy = occupancy
+        self._bytes = 0
+
+    def hold(self, count: int) -> None:
+        """Raises Refused."""
+        self._occupancy.hold(count)
+        self._bytes += count
+
+    def release(self, count: int | None = None) -> None:
+        """So much of it, or the rest."""
+        count = self._bytes if count is None else min(count, self._bytes)
+        self._bytes -= count
+        self._occupancy.release(count)
+
+
 def client_of(host: str) -> str:
     """Whom a place is charged to: an address, or the /64 of one, which a single host has whole."""
     if ":" not in host:

@@ -7,7 +7,13 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.api import openai_generation, openai_responses, openai_texts
+from app.api import (
+    openai_batches,
+    openai_files,
+    openai_generation,
+    openai_responses,
+    openai_texts,
+)
 from app.api.deps import models_of
 from app.api.dialect_route import ANY_METHOD, nothing_here
 from app.api.envelope import JsonResponse
@@ -56,5 +62,5 @@ def _model(request: Request, name: str, served: ServedVersion) -> dict[str, Any]
 @nowhere.api_route("/v1/{rest:path}", methods=ANY_METHOD, include_in_schema=False)
 async def openai_nowhere(request: Request) -> Response:
     """What is at no other path fails in OpenAI's shape, too."""
-    parts = (openai_generation, openai_responses, openai_texts)
+    parts = (openai_generation, openai_responses, openai_texts, openai_files, openai_batches)
     nothing_here(request, [*(part.router for part in parts), router])

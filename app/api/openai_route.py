@@ -57,7 +57,7 @@ class OpenAiRoute(DialectRoute):
     @staticmethod
     def refusal(request: Request, error: ServingError) -> Response:
         error = shown_to_caller(error)
-        return JsonResponse(error_body(request, error), _status_of(error), headers_of(error))
+        return JsonResponse(error_body(request, error), openai_status(error), headers_of(error))
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,15 +92,20 @@ class Writing(Wanted):
     writer: Callable[[], Writer]
 
 
-def _status_of(error: ServingError) -> int:
+def openai_status(error: ServingError) -> int:
     return 400 if isinstance(error, InputTooLong) else status_of(error)
 
 
 def error_body(request: Request, error: ServingError) -> dict[str, Any]:
     """error: as it is shown to callers."""
-    message, param = in_callers_words(error, request.scope.get("openai_given", ()))
+    return error_object(error, request.scope.get("openai_given", ()))
+
+
+def error_object(error: ServingError, given: Iterable[str]) -> dict[str, Any]:
+    """given: names of the fields that were sent."""
+    message, param = in_callers_words(error, given)
     param = "model" if isinstance(error, ModelNotFound) else param
-    return openai_error(_status_of(error), error.code, message, param)
+    return openai_error(openai_status(error), error.code, message, param)
 
 
 async def read_call(request: Request, kind: type[Body], *, values: int = 0) -> OpenAiCall[Body]:

@@ -25,6 +25,7 @@ from app.api.limits import (
     MAX_HEADERS,
     MAX_PIPELINED,
     MAX_URL_BYTES,
+    HeldBody,
     Limits,
     Occupancy,
     Pace,
@@ -68,10 +69,10 @@ class Reading(Enum):
 
 @dataclass(slots=True)
 class Unanswered:
-    """A request whose answer is not written, and how much of its body we were sent."""
+    """A request whose answer is not written, and what we hold of its body."""
 
     cycle: RequestResponseCycle
-    body_bytes: int = 0
+    body: HeldBody
 
 
 class LimitedProtocol(HttpToolsProtocol):
@@ -209,14 +210,15 @@ class LimitedProtocol(HttpToolsProtocol):
             raise malformed("A request names one Host.")
         self._begin(Reading.BODY, self._heard)
         super().on_headers_complete()
-        self._unanswered.append(Unanswered(self.cycle))
+        body = HeldBody(self._occupancy)
+        self._unanswered.append(Unanswered(self.cycle, body))
+        cast(dict[str, Any], self.scope)["release_body"] = body.release
         self.cycle.transport = cast(asyncio.Transport, AnswerTransport(self))
 
     def on_body(self, body: bytes) -> None:
         self._idle_bytes = 0
         if not self.cycle.response_complete:
-            self._occupancy.hold(len(body))
-            self._unanswered[-1].body_bytes += len(body)
+            self._unanswered[-1].body.hold(len(body))
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -232,7 +234,7 @@ class LimitedProtocol(HttpToolsProtocol):
     # --- the end of a request, and of the connection
 
     def on_response_complete(self) -> None:
-        self._occupancy.release(self._unanswered.popleft().body_bytes)
+        self._unanswered.popleft().body.release()
         self._served = True
         if self._reading is not Reading.HEADER:
             # idle from here on, or the rest of a body that nobody waits for
@@ -265,7 +267,8 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._tell_gone()
-        self._occupancy.release(sum(request.body_bytes for request in self._unanswered))
+        for request in self._unanswered:
+            request.body.release()
         self._unanswered.clear()
         if self._place is None:
             self._occupancy.refused -= 1

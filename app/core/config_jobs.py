@@ -1,11 +1,12 @@
-"""Settings of jobs: a part of `Settings`, see config.py."""
+"""Settings of jobs and batches: a part of `Settings`, see config.py."""
 
 from pydantic import Field
 from pydantic_settings import BaseSettings
 
 
 class JobSettings(BaseSettings):
-    """How long jobs may take, how often they are tried, and how long they are kept."""
+    """Of jobs, batches and files: how long they may take, how much at a time, how long they are
+    kept."""
 
     job_timeout_s: float = Field(
         default=86_400.0,
@@ -42,4 +43,28 @@ class JobSettings(BaseSettings):
     webhook_allow_private: bool = Field(
         default=False,
         description="Tell of the ends of jobs at private and link-local addresses, too.",
+    )
+
+    batch_max_inputs: int = Field(
+        default=128,
+        ge=1,
+        le=4096,
+        description="Most inputs of batches (`/v1/batches`) that are with the models at the same "
+        "time.",
+    )
+    max_batch_lines: int = Field(
+        default=50_000, ge=1, le=1_000_000, description="Most requests in the file of one batch."
+    )
+    max_file_bytes: int = Field(
+        default=200 * 2**20,
+        ge=1024,
+        le=9_000_000_000,
+        description="Largest file that may be uploaded, in bytes.",
+    )
+    file_keep_s: float = Field(
+        default=2_592_000.0,
+        ge=3600,
+        le=31_536_000,
+        description="How long files, and batches after their end, are kept where their requests "
+        "say nothing, in seconds.",
     )

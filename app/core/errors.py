@@ -99,6 +99,30 @@ class JobNotFound(CallerError):
     code = "job_not_found"
 
 
+class StoredFileNotFound(CallerError):
+    """You have no such file; it may have expired or been deleted."""
+
+    code = "file_not_found"
+
+
+class BatchNotFound(CallerError):
+    """You have no such batch."""
+
+    code = "batch_not_found"
+
+
+class FileInUse(CallerError):
+    """A batch that has not ended reads the file; cancel the batch, or wait for its end."""
+
+    code = "file_in_use"
+
+
+class NotCancellable(CallerError):
+    """The batch is past the point where it could be cancelled."""
+
+    code = "batch_not_cancellable"
+
+
 class IdempotencyKeyReused(CallerError):
     """The Idempotency-Key came before with another request; send a new one."""
 

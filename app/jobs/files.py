@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from app.storage.folders import sync_folder
+
 _NAME = re.compile(r"(job_[0-9a-f]{32})-([0-9]+)", re.ASCII)
 
 
@@ -30,7 +32,7 @@ class ResultFiles:
             with contextlib.suppress(OSError):
                 temporary.unlink()
             raise
-        _sync_folder(self._folder)
+        sync_folder(self._folder)
 
     def read(self, job_id: str, fence: int) -> bytes:
         """Raises OSError."""
@@ -51,11 +53,3 @@ class ResultFiles:
 
     def _path(self, job_id: str, fence: int) -> Path:
         return self._folder / f"{job_id}-{fence}"
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

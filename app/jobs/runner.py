@@ -20,6 +20,7 @@ import structlog
 
 from app.core.errors import ServingError, StorageUnavailable, TryLater
 from app.core.job_metrics import JobMetrics
+from app.core.waiting import wait_at_most
 from app.jobs.answering import Answering, PutOff
 from app.jobs.held import Held, Stop
 from app.jobs.owners import Owner
@@ -174,7 +175,7 @@ class Runner:
         while True:
             self._wake.clear()
             await _attempt(self._claim_all)
-            await _wait(self._wake, POLL_S)
+            await wait_at_most(self._wake, POLL_S)
 
     async def _repeat(self, step: Callable[[], Awaitable[None]], pause_s: float) -> None:
         while True:
@@ -271,11 +272,3 @@ async def _attempt(step: Callable[[], Awaitable[None]]) -> None:
         pass  # the database has logged it
     except Exception as error:
         log.error("jobs_step_failed", step=step.__name__, exc_info=error)
-
-
-async def _wait(event: asyncio.Event, seconds: float) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    except TimeoutError:
-        pass

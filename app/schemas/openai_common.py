@@ -14,6 +14,7 @@ MAX_MODEL_CHARS = 257  # name, colon, version
 MAX_SHOWN_FIELDS = 32
 
 Body = TypeVar("Body", bound="OpenAiBody")
+Fields = TypeVar("Fields", bound="OpenAiFields")
 
 
 _TEXT = {"type": "string"}
@@ -34,17 +35,10 @@ def examples(*bodies: dict[str, Any]) -> JsonDict:
     return {"examples": list(bodies)}
 
 
-class OpenAiBody(BaseModel):
+class OpenAiFields(BaseModel):
     """Strict in types; fields that are not ours are kept apart."""
 
     model_config = ConfigDict(extra="allow", strict=True, frozen=True, protected_namespaces=())
-
-    model: str = Field(
-        min_length=1,
-        max_length=MAX_MODEL_CHARS,
-        description="A model's name, or `name:version`; `/v1/models` lists them.",
-        examples=["generator"],
-    )
 
     def given(self) -> dict[str, Any]:
         """Every known field that was sent and is not null."""
@@ -58,7 +52,18 @@ class OpenAiBody(BaseModel):
         return [name for name, value in extra.items() if value is not None][:MAX_SHOWN_FIELDS]
 
 
-def parse_openai(kind: type[Body], value: Any) -> Body:
+class OpenAiBody(OpenAiFields):
+    """What is asked of a model."""
+
+    model: str = Field(
+        min_length=1,
+        max_length=MAX_MODEL_CHARS,
+        description="A model's name, or `name:version`; `/v1/models` lists them.",
+        examples=["generator"],
+    )
+
+
+def parse_openai(kind: type[Fields], value: Any) -> Fields:
     """Raises InvalidRequest that names each wrong field."""
     try:
         return kind.model_validate(value)

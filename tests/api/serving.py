@@ -309,6 +309,7 @@ class FakeServices:
     gate: Gate = field(default_factory=lambda: gate_of(Keys()))
     keys: Any = field(default_factory=NotesActs)
     usage: Any = None
+    batches: Any = field(default_factory=NoDatabase)
 
 
 @dataclass

@@ -324,8 +324,9 @@ async def test_index_lists_routes_that_exist(client: httpx.AsyncClient):
     answer = IndexAnswer.model_validate_json((await client.get("/")).content)
     assert "POST /infer" in answer.routes and "POST /infer/batch" in answer.routes
     for method, path in (route.split() for route in answer.routes):
-        names = {"model_name": "echo", "model_version": "v1", "key_name": "app"}
-        path = path.format(**names, job_id=f"job_{0:032}")
+        ids = {kind: f"{kind}_{0:032}" for kind in ("job", "batch")} | {"file": f"file-{0:032}"}
+        named = {f"{kind}_id": each for kind, each in ids.items()} | {"key_name": "app"}
+        path = path.format(model_name="echo", model_version="v1", **named)
         assert (await client.request(method, path)).status_code not in (404, 405), path
 
 

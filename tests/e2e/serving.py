@@ -57,6 +57,20 @@ def catalog_with_caches(folder: Path, *models: str) -> Path:
     for model in models:
         for version in document["models"][model].values():
             version["cache"] = True
+    return _written(document, folder)
+
+
+def catalog_of(folder: Path, model: str) -> Path:
+    """One of the embedded catalog's models alone, which is ready sooner than all."""
+    document = yaml.safe_load(profile_path("embedded").read_text(encoding="utf-8"))
+    versions = document["models"][model]
+    used = {version["artefact"] for version in versions.values()}
+    document["models"] = {model: versions}
+    document["artefacts"] = {name: document["artefacts"][name] for name in used}
+    return _written(document, folder)
+
+
+def _written(document: Any, folder: Path) -> Path:
     catalog = folder / "catalog.yaml"
     text = yaml.safe_dump(document, sort_keys=False)
     catalog.write_text(text.replace("file://../", f"file://{CATALOGS.parent}/"), encoding="utf-8")

@@ -7,11 +7,8 @@ from typing import Any
 
 import httpx
 import pytest
-import yaml
-
-from app.models.catalog import CATALOGS, profile_path
 from tests.e2e.conftest import Start
-from tests.e2e.serving import COMMAND, ServerProcess, environment
+from tests.e2e.serving import COMMAND, ServerProcess, catalog_of, environment
 
 ENDS = {"succeeded", "failed", "cancelled", "expired"}
 WAIT_S = 40
@@ -46,13 +43,7 @@ def book(notes: int) -> dict[str, Any]:
 @pytest.fixture
 def start(start_server: Start, tmp_path: Path) -> Start:
     """Servers of one model, which load fast, over the same database."""
-    document = yaml.safe_load(profile_path("embedded").read_text(encoding="utf-8"))
-    document["models"] = {"sentiment": document["models"]["sentiment"]}
-    used = document["models"]["sentiment"]["v1"]["artefact"]
-    document["artefacts"] = {used: document["artefacts"][used]}
-    catalog = tmp_path / "catalog.yaml"
-    text = yaml.safe_dump(document, sort_keys=False)
-    catalog.write_text(text.replace("file://../", f"file://{CATALOGS.parent}/"), encoding="utf-8")
+    catalog = catalog_of(tmp_path, "sentiment")
 
     def started(**settings: object) -> ServerProcess:
         server = start_server(MODEL_CATALOG=catalog, DEFAULT_MODEL="sentiment", **settings)

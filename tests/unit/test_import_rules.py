@@ -15,15 +15,17 @@ FILES = sorted(APP.rglob("*.py"))
 TREES = {path: ast.parse(path.read_text(encoding="utf-8"), str(path)) for path in FILES}
 
 ANYTHING = frozenset(
-    "api schemas services models preparing scheduling workers runtimes tasks jobs keys storage "
-    "core".split()
+    "api schemas services models preparing scheduling workers runtimes tasks jobs batches keys "
+    "storage core".split()
 )
 # folder or file of app/ -> what it may import; "folder.module" allows that module alone.
 MAY_IMPORT: dict[str, frozenset[str]] = {
     "main": ANYTHING,
     "cli": ANYTHING,
-    "api": frozenset({"schemas", "services", "jobs", "keys", "core"}),
-    "services": frozenset({"models", "scheduling.admission", "workers", "jobs", "keys", "core"}),
+    "api": frozenset({"schemas", "services", "jobs", "batches", "keys", "core"}),
+    "services": frozenset(
+        {"models", "scheduling.admission", "workers", "jobs", "batches", "keys", "core"}
+    ),
     # Names and parameters only: a catalog is checked without loading a library.
     "models": frozenset(
         "workers tasks.catalogue runtimes.catalogue preparing.plan preparing.job core".split()
@@ -36,6 +38,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "scheduling": frozenset({"core"}),
     "schemas": frozenset({"core"}),
     "jobs": frozenset({"storage", "core"}),
+    "batches": frozenset({"storage", "core"}),
     "keys": frozenset({"storage", "core"}),
     "storage": frozenset({"core"}),
     "core": frozenset(),
@@ -60,7 +63,7 @@ LIVES_ONLY_IN: dict[str, set[str]] = {
     "huggingface_hub": {"models.hub"},
     "httpx": {"models.hub", "runtimes", "jobs.webhooks"},
     "ray": {"workers"},
-    **dict.fromkeys(("sqlalchemy", "alembic", "sqlite3"), {"storage", "jobs", "keys"}),
+    **dict.fromkeys(("sqlalchemy", "alembic", "sqlite3"), {"storage", "jobs", "batches", "keys"}),
     "psycopg": {"storage"},
     "cachetools": {"services.response_cache"},
 }

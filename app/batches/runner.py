@@ -1,0 +1,165 @@
+"""Runs batches: finds those that are open, and sees each to its end.
+
+Whoever runs one holds a lock on a file of it, which its process loses when it ends in whichever
+way: another then goes on at once, and nobody runs what somebody else does.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import BinaryIO
+
+import structlog
+
+from app.batches.answering import Stop
+from app.batches.contents import try_lock
+from app.batches.running import Means, Running
+from app.batches.status import Batch
+from app.core.errors import StorageUnavailable
+from app.core.waiting import wait_at_most
+
+log = structlog.get_logger()
+
+AT_ONCE = 8
+POLL_S, SWEEP_S, RETRY_S = 1.0, 60.0, 5.0
+ENDS_S = 5.0  # for what was answered to be kept
+
+
+class BatchRunner:
+    """`start`, `wake` after a batch was made, `stop`."""
+
+    def __init__(self, means: Means) -> None:
+        self._means = means
+        self._running: dict[str, Running] = {}
+        self._lives: set[asyncio.Task[None]] = set()
+        self._loops: list[asyncio.Task[None]] = []
+        self._wake = asyncio.Event()
+        self._is_leaving = False
+        self._leaving_since = 0.0
+
+    def start(self) -> None:
+        self._loops = [asyncio.create_task(loop()) for loop in (self._finding, self._sweeping)]
+
+    def wake(self) -> None:
+        """There is something to run."""
+        self._wake.set()
+
+    def cancel(self, batch_id: str) -> None:
+        """Stop the batch at once if it runs here."""
+        if (running := self._running.get(batch_id)) is not None:
+            running.end(Stop.CANCELLED)
+
+    def begin_stop(self) -> None:
+        """Begin no further line."""
+        if not self._is_leaving:
+            self._is_leaving = True
+            self._leaving_since = asyncio.get_running_loop().time()
+            for running in self._running.values():
+                running.end(Stop.LEAVING, at_once=False)
+
+    async def stop(self, grace_s: float) -> None:
+        """Lines that are being answered are waited for, for `grace_s` from `begin_stop` on."""
+        self.begin_stop()
+        ends = self._leaving_since + grace_s
+        await self._settle(max(0.0, ends - asyncio.get_running_loop().time()))
+        for running in self._running.values():
+            running.end(Stop.LEAVING)
+        await self._settle(ENDS_S)
+        for task in (*self._loops, *self._lives):
+            task.cancel()
+        await asyncio.gather(*self._loops, *self._lives, return_exceptions=True)
+
+    async def find(self) -> int:
+        """Begin with those that are open and run by nobody; returns how many that are."""
+        means, begun = self._means, 0
+        if self._is_leaving or not means.work.can_run:
+            return 0
+        for batch in await means.store.open_in(means.contents.place):
+            if len(self._running) >= AT_ONCE:
+                break
+            if batch.id in self._running or (lock := self._lock(batch)) is None:
+                continue
+            self._running[batch.id] = Running(batch, means)
+            life = asyncio.create_task(self._live(batch.id, lock))
+            self._lives.add(life)
+            life.add_done_callback(self._lives.discard)
+            begun += 1
+        return begun
+
+    async def sweep(self) -> None:
+        """Delete what was kept long enough."""
+        means = self._means
+        while gone := await means.store.delete_expired(means.now()):
+            here = [file.id for file in gone if file.place == means.contents.place]
+            await asyncio.to_thread(means.contents.delete, here)
+
+    async def delete_strays(self) -> int:
+        """Contents that belong to no row, since their server ended before it was made."""
+        contents = self._means.contents
+        found = await asyncio.to_thread(lambda: list(contents.left_behind()))
+        strays = set(found) - await self._means.store.known(found)
+        await asyncio.to_thread(contents.delete, strays)
+        return len(strays)
+
+    async def _live(self, batch_id: str, lock: BinaryIO) -> None:
+        try:
+            with lock:
+                await self._run(batch_id)
+        except (StorageUnavailable, OSError) as error:
+            log.error("batch_put_off", batch=batch_id, error=type(error).__name__, why=str(error))
+            await asyncio.sleep(RETRY_S)
+        except Exception as error:
+            log.error("batch_put_off", batch=batch_id, exc_info=error)
+            await asyncio.sleep(RETRY_S)
+        finally:
+            del self._running[batch_id]
+            self._wake.set()
+
+    async def _run(self, batch_id: str) -> None:
+        """As it is now: another may have ended it before we had the lock."""
+        batch = await self._means.store.reread(batch_id)
+        if batch is not None and batch.status.is_open:
+            running = self._running[batch_id] = Running(batch, self._means)
+            if self._is_leaving:
+                running.end(Stop.LEAVING)
+            await running.run()
+            batch = await self._means.store.reread(batch_id)
+        if batch is None or not batch.status.is_open:
+            self._lock_path(batch_id).unlink(missing_ok=True)
+
+    def _lock(self, batch: Batch) -> BinaryIO | None:
+        file = self._lock_path(batch.id).open("ab")
+        if try_lock(file):
+            return file
+        file.close()
+        return None
+
+    def _lock_path(self, batch_id: str) -> Path:
+        return self._means.folder / f"{batch_id}.lock"
+
+    async def _settle(self, seconds: float) -> None:
+        if self._lives:
+            await asyncio.wait(self._lives, timeout=seconds)
+
+    async def _finding(self) -> None:
+        """Whoever makes one here wakes us; other servers do not."""
+        while True:
+            self._wake.clear()
+            await _attempt(self.find)
+            await wait_at_most(self._wake, POLL_S)
+
+    async def _sweeping(self) -> None:
+        await _attempt(self.delete_strays)
+        while True:
+            await _attempt(self.sweep)
+            await asyncio.sleep(SWEEP_S)
+
+
+async def _attempt(step: Callable[[], Awaitable[object]]) -> None:
+    """A failure is logged; the step comes again."""
+    try:
+        await step()
+    except StorageUnavailable:
+        pass  # the database has logged it
+    except Exception as error:
+        log.error("batches_step_failed", step=step.__name__, exc_info=error)
