@@ -70,7 +70,7 @@ def test_stop_finishes_what_runs_streams_too_and_leaves_no_process(start_server)
     assert answer.status_code == 200, answer.text
     assert answer.json()["metadata"]["usage"]["output_tokens"] == 200
     assert server.wait() == 0
-    assert [worker for worker in workers if living(worker.pid)] == []
+    until(lambda: not any(living(worker.pid) for worker in workers), "the end of all workers", 5)
     assert server.other_lines == []
 
 
@@ -92,7 +92,7 @@ def test_stop_ends_when_the_grace_is_over_or_at_the_second_signal(start_server, 
         except GONE:
             pass  # a second signal does not wait for answers to be sent
     assert status == 0
-    assert [worker for worker in workers if living(worker.pid)] == []
+    until(lambda: not any(living(worker.pid) for worker in workers), "the end of all workers", 5)
 
 
 def test_stop_while_loading_is_quick_and_clean(start_server):
@@ -102,7 +102,7 @@ def test_stop_while_loading_is_quick_and_clean(start_server):
     workers = workers_of(server)
     server.tell_all(signal.SIGTERM)
     assert server.wait() == 0
-    assert [worker for worker in workers if living(worker.pid)] == []
+    until(lambda: not any(living(worker.pid) for worker in workers), "the end of all workers", 5)
     assert [event for event in server.events if event["level"] == "error"] == []
 
 
