@@ -11,9 +11,10 @@ import pytest_asyncio
 
 from app.api.inference import limits_of
 from app.api.job_work import ENDPOINTS, Work
-from app.core.errors import InputTooLong, ModelUnavailable
+from app.core.errors import Forbidden, InputTooLong, ModelUnavailable
 from app.core.job_metrics import JobMetrics
 from app.core.metrics import Metrics
+from app.core.types import Asker
 from app.jobs.open import open_jobs
 from app.jobs.runner import Runner, RunnerLimits
 from app.jobs.store import Limits
@@ -193,6 +194,17 @@ async def test_what_is_wrong_is_refused_at_the_submission(bench, body, status, c
     assert answer.status_code == status, answer.text
     error = answer.json()["error"]
     assert error["code"] == code and named in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "body"),
+    [("/infer", TEXT), ("/infer/batch", {"requests": [{**TEXT, "model": "mine"}, TEXT]})],
+)
+async def test_a_key_cannot_have_a_job_ask_what_it_may_not_ask_itself(bench, endpoint, body):
+    work = Work(EchoService(), bench.services.models, limits_of(settings()), lambda: True)
+    asker = Asker("key_1", models=frozenset({"mine"}))
+    with pytest.raises(Forbidden, match="echo"):
+        work.check(endpoint, body, asker)
 
 
 async def test_jobs_of_others_are_not_found(bench):
