@@ -20,7 +20,7 @@ from app.core.waiting import wait_at_most
 
 log = structlog.get_logger()
 
-AT_ONCE = 8
+AT_ONCE, OF_ONE_CALLER = 32, 4
 POLL_S, SWEEP_S, RETRY_S = 1.0, 60.0, 5.0
 ENDS_S = 5.0  # for what was answered to be kept
 
@@ -75,9 +75,7 @@ class BatchRunner:
         if self._is_leaving or not means.work.can_run:
             return 0
         for batch in await means.store.open_in(means.contents.place):
-            if len(self._running) >= AT_ONCE:
-                break
-            if batch.id in self._running or (lock := self._lock(batch)) is None:
+            if not self._has_room(batch) or (lock := self._lock(batch)) is None:
                 continue
             self._running[batch.id] = Running(batch, means)
             life = asyncio.create_task(self._live(batch.id, lock))
@@ -126,6 +124,12 @@ class BatchRunner:
             batch = await self._means.store.reread(batch_id)
         if batch is None or not batch.status.is_open:
             self._lock_path(batch_id).unlink(missing_ok=True)
+
+    def _has_room(self, batch: Batch) -> bool:
+        """Who has many batches does not keep others from running theirs."""
+        callers = [running.caller for running in self._running.values()]
+        is_new = batch.id not in self._running
+        return is_new and len(callers) < AT_ONCE and callers.count(batch.caller) < OF_ONE_CALLER
 
     def _lock(self, batch: Batch) -> BinaryIO | None:
         file = self._lock_path(batch.id).open("ab")

@@ -63,6 +63,10 @@ class Running:
         self._answering: Answering | None = None
         self._stop: Stop | None = None
 
+    @property
+    def caller(self) -> str:
+        return self._batch.caller
+
     def end(self, why: Stop, *, at_once: bool = True) -> None:
         self._stop = self._stop or why
         if self._answering is not None:
@@ -141,7 +145,8 @@ class Running:
             if checker.problems:
                 await self._fail(checker.problems)
                 return False
-            await means.store.begin(batch.id, checker.total, means.now())
+            if await means.store.begin(batch.id, checker.total, means.now()):
+                log.info("batch_begun", batch=batch.id, requests=checker.total)
         self._batch = await means.store.reread(batch.id) or batch
         return self._batch.status.is_open
 

@@ -15,7 +15,7 @@ import pytest_asyncio
 from app.batches import answering
 from app.batches.contents import Contents
 from app.batches.results import Reply
-from app.batches.runner import BatchRunner
+from app.batches.runner import OF_ONE_CALLER, BatchRunner
 from app.batches.running import BatchLimits, Means
 from app.batches.sql import SqlBatchStore
 from app.batches.status import Batch, BatchStatus, Counts, Problem, Purpose
@@ -381,3 +381,14 @@ async def test_what_was_left_behind_is_deleted(start):
     server.later_s = 2e6
     await server.runner.sweep()
     assert list(server.contents.left_behind()) == []
+
+
+async def test_a_caller_of_many_batches_leaves_places_to_others(start):
+    server = start()
+    batches = [await server.batch(lines([n])) for n in range(OF_ONE_CALLER + 2)]
+    await server.until(batches[0], lambda now: now.status is BatchStatus.IN_PROGRESS)
+    await server.runner.find()
+    assert (await server.service.batch("me", batches[-1].id)).status is BatchStatus.VALIDATING
+    server.work.gate.set()
+    for batch in batches:
+        assert (await server.ended(batch)).counts == Counts(1, 1, 0)
