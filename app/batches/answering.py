@@ -224,6 +224,7 @@ class Answering:
         while not self._is_over.is_set():
             await wait_at_most(self._is_over, KEEP_S)
             await self._keep()
+        await self._keep()  # what was answered while the last was kept
 
     async def _keep(self) -> None:
         """Returns when all that was answered before is durable; waits for the disk's recovery, but

@@ -14,7 +14,7 @@ import pytest_asyncio
 
 from app.batches import answering
 from app.batches.contents import Contents
-from app.batches.results import Reply
+from app.batches.results import Numbered, Reply, Results
 from app.batches.runner import OF_ONE_CALLER, BatchRunner
 from app.batches.running import BatchLimits, Means
 from app.batches.sql import SqlBatchStore
@@ -307,6 +307,25 @@ async def test_of_two_servers_one_runs_it(start):
         server.work.gate.set()
     ended = await first.ended(batch)
     assert sorted(first.work.begun + second.work.begun) == list(range(20))
+    assert ended.counts == Counts(20, 20, 0)
+
+
+async def test_what_is_answered_while_the_last_is_kept_is_kept_too(start, monkeypatch):
+    """It was lost: whoever keeps found the batch over when it came back from the disk."""
+    server, append = start(), Results.append
+    loop, is_first = asyncio.get_running_loop(), iter([True])
+
+    def slow(self: Results, answers: list[Numbered], failures: list[Numbered]) -> None:
+        if next(is_first, False):
+            loop.call_soon_threadsafe(server.work.gate.set)
+            while len(server.work.begun) < 20:
+                time.sleep(0.01)
+            time.sleep(0.1)  # until the last of them is answered
+        append(self, answers, failures)
+
+    monkeypatch.setattr(Results, "append", slow)
+    server.work.outcomes[0] = answered(0)
+    ended = await server.ended(await server.batch(lines(range(20))))
     assert ended.counts == Counts(20, 20, 0)
 
 
