@@ -82,7 +82,12 @@ BODIES: dict[str, dict[str, Any]] = {
         "max_tokens": 4,
     },
     "/v1/completions": {"model": "generator", "prompt": "The old", "max_tokens": 3},
-    "/v1/responses": {"model": "generator", "input": "Hello", "max_output_tokens": 16},
+    "/v1/responses": {
+        "model": "generator",
+        "input": "Hello",
+        "max_output_tokens": 16,
+        "temperature": 0,
+    },
     "/v1/embeddings": {"model": "embedder", "input": ["a cat", "a dog"]},
     "/v1/classify": {"model": "sentiment:v1", "input": "I love it."},
     "/infer": {"model": "summarizer", "text": "One sentence. Another one. A third."},
