@@ -4,7 +4,7 @@ A full queue is refused by the application, which has read the request by then; 
 what a refusal from the header alone costs. So under pressure (the event loop comes late, or reading
 and refusing keep cores busy that models could use) a request is refused here
 
-- when the loop is so late that the request has waited unread, or
+- when the loop is so late that the request has waited unread, while many come, or
 - with the probability that its caller's requests of that class are refused anyway: so many are read
   that some `READ_AT_LEAST` times what the application takes of them reach it (after "Handling
   Overload" in Site Reliability Engineering, O'Reilly 2016: adaptive throttling). When it takes
@@ -37,7 +37,7 @@ BUSY_SHARE, BUSY_CORES = 0.15, 0.5  # of the cores that there are; and at most
 LOOK_S = 0.1  # how often that is judged
 HALF_LIFE_S = 0.5  # of the past of callers
 COALESCED_S = 0.002
-REFUSES_MANY = 20  # in a half-life
+REFUSES_MANY = ASKS_MANY = 20  # in a half-life
 READ_AT_LEAST, READ_AT_MOST = 1.2, 2.0
 HELD_S = 0.015
 MAX_BODY_BYTES = 64 * 2**10  # of what is read to the end although it is refused
@@ -160,8 +160,8 @@ class Shedding:
         self._pressure = Pressure(time.monotonic(), time.process_time(), busy_cores)
         self._shares = Shares()
         self._draw = draw
-        self._refused = 0  # in the present half-life
-        self._is_refusing = False
+        self._asked = self._refused = 0  # in the present half-life
+        self._is_asked_much = self._is_refusing = False  # in the one before
 
     async def watch(self) -> None:
         """Look at the event loop until cancelled.
@@ -183,16 +183,22 @@ class Shedding:
                 faded = now
                 self._shares.fade()
                 self._is_refusing, self._refused = self._refused >= REFUSES_MANY, 0
+                self._is_asked_much, self._asked = self._asked >= ASKS_MANY, 0
 
     def sheds(self, who: Who) -> bool:
         refused_anyway = self._shares.ask(who)
+        self._asked += 1
         late_s = self._pressure.lateness(time.monotonic())
-        is_too_late = self._pressure.is_late and late_s > PATIENCE_S[who[1]]
-        if is_too_late or (self._is_pressed and self._draw() < refused_anyway):
+        if self._is_too_late(late_s, who) or (self._is_pressed and self._draw() < refused_anyway):
             self._refused += 1
             return True
         self._shares.read(who)
         return False
+
+    def _is_too_late(self, late_s: float, who: Who) -> bool:
+        """Few requests are not why the loop is late, nor would it be earlier without them."""
+        are_many = self._is_asked_much or self._asked > ASKS_MANY
+        return are_many and self._pressure.is_late and late_s > PATIENCE_S[who[1]]
 
     def refuse(self, who: Who) -> None:
         """The application refused what was read of his."""
