@@ -56,7 +56,7 @@ class DialectRoute(PlainRoute):
 
 def nothing_here(request: Request, routers: Iterable[APIRouter]) -> NoReturn:
     """For what is at no other path of a protocol. Raises WrongMethod, or NoSuchRoute."""
-    allowed = {method for router in routers for method in methods_of(router, request)}
+    allowed = {method for router in routers for method in methods_of(router.routes, request)}
     if allowed:
         raise WrongMethod(request, allowed)
     raise NoSuchRoute("There is nothing at this path; GET / lists the routes.")

@@ -179,7 +179,7 @@ def documented_v2(
     failures = (*failures, *_anywhere(is_probe), *(_V2_FAILURES if body is not None else ()))
     for status in sorted(set(failures)):
         words = _V2_WORDS.get(status) or FAILURES[status][0]
-        responses[status] = {"model": V2Error, "description": words, **_headers(status)}
+        responses[status] = {"model": V2Error, "description": words, **headers_shown(status)}
     if unready is not None:
         responses[503] = {"model": unready, "description": "Not now."}
     extra: dict[str, Any] = {"parameters": [REQUEST_ID]}
@@ -206,10 +206,11 @@ def failure_shown(status: int) -> dict[str, Any]:
         "description": description,
         "content": {"application/json": {"example": example}},
     }
-    return {**shown, **_headers(status)}
+    return {**shown, **headers_shown(status)}
 
 
-def _headers(status: int) -> dict[str, Any]:
+def headers_shown(status: int) -> dict[str, Any]:
+    """What a failure has beside its body."""
     return {"headers": _RETRY_AFTER} if status in (429, 503) else {}
 
 

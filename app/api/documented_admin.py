@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from app.api.access import ROUTES, Open
-from app.api.documented import ANYWHERE, FAILURES, Responses, failure_shown
+from app.api.documented import ANYWHERE, FAILURES, Responses, failure_shown, headers_shown
 from app.api.documented_parameters import REQUEST_ID
 from app.api.documented_streams import REF
 from app.schemas.open_inference import V2Error
@@ -101,7 +101,7 @@ def with_access(document: dict[str, Any]) -> None:
             if not isinstance(access, Open):
                 needs = f"Needs the scope `{access.value}`."
                 operation["description"] = f"{operation.get('description', '')}\n\n{needs}".strip()
-            for status in (401, 403):
+            for status in (401, 403, 429):
                 operation["responses"].setdefault(str(status), _refusal(path, status))
 
 
@@ -114,4 +114,5 @@ def _refusal(path: str, status: int) -> dict[str, Any]:
     shown: dict[str, Any] = {"schema": {"$ref": REF.format(model=model.__name__)}}
     if model is ErrorAnswer:
         shown |= failure_shown(status)["content"]["application/json"]
-    return {"description": FAILURES[status][0], "content": {"application/json": shown}}
+    refusal = {"description": FAILURES[status][0], "content": {"application/json": shown}}
+    return {**refusal, **headers_shown(status)}

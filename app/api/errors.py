@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from app.api.deps import InvalidHeader, request_id_of, services_of
 from app.api.envelope import JsonResponse, error_object, failure
+from app.api.plain_route import methods_of
 from app.core.errors import (
     BatchNotFound,
     BodyTooLarge,
@@ -153,7 +154,7 @@ async def answer_framework_error(request: Request, error: Exception) -> Response
     """What the framework refuses by itself: unknown routes, wrong methods."""
     response = await answer_serving_error(request, _translated(request, error))
     if isinstance(error, HTTPException) and error.headers:
-        response.headers.update(error.headers)
+        response.headers.update({**error.headers, **response.headers})
     return response
 
 
@@ -161,9 +162,8 @@ def _translated(request: Request, error: Exception) -> Exception:
     match error:
         case HTTPException(status_code=HTTPStatus.NOT_FOUND):
             return NoSuchRoute()
-        case HTTPException(status_code=HTTPStatus.METHOD_NOT_ALLOWED, headers=headers):
-            allowed = (headers or {}).get("Allow", "")
-            return WrongMethod(request, allowed.split(", "))
+        case HTTPException(status_code=HTTPStatus.METHOD_NOT_ALLOWED):
+            return WrongMethod(request, methods_of(request.app.routes, request))
         case HTTPException(status_code=status, detail=detail) if status < 500:
             return CallerError(str(detail))
         case RequestValidationError():

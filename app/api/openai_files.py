@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any
 
+import msgspec
 from fastapi import APIRouter
 from pydantic import ValidationError
 from starlette.requests import Request
@@ -117,16 +118,29 @@ def _checked(request: Request, fields: Mapping[str, str]) -> float | None:
         raise InvalidRequest("purpose is missing; send batch")
     if purpose != Purpose.BATCH:
         raise InvalidRequest(f"purpose is {purpose[:64]!r}; files are kept for batch alone")
-    expiry = {found[1]: fields[name] for name in fields if (found := _EXPIRY.fullmatch(name))}
+    parts = {found[1]: fields[name] for name in fields if (found := _EXPIRY.fullmatch(name))}
+    known = ("purpose", "expires_after")
     request.scope["openai_ignored"] = [
-        name for name in fields if name != "purpose" and not _EXPIRY.fullmatch(name)
+        name for name in fields if name not in known and not _EXPIRY.fullmatch(name)
     ]
-    if not expiry:
+    expiry = _object(fields["expires_after"]) if "expires_after" in fields else parts or None
+    if expiry is None:
         return None
     try:
         return ExpiresAfter.model_validate(expiry).seconds
     except ValidationError as error:
         raise refusal(error, "expires_after") from None
+
+
+def _object(text: str) -> dict[str, Any] | None:
+    """What a field of the form holds, if it comes as one and not in parts. Raises
+    InvalidRequest."""
+    try:
+        return msgspec.json.decode(text, type=dict[str, Any] | None)
+    except msgspec.DecodeError:
+        raise InvalidRequest(
+            "expires_after is no JSON object; send expires_after[anchor] and expires_after[seconds]"
+        ) from None
 
 
 async def _whole(first: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:

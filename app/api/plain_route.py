@@ -1,14 +1,13 @@
 """Routes whose endpoint takes the request and returns a response, and nothing else; and which
 methods the routes of a path take."""
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import Any
 
-from fastapi import APIRouter
 from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Match
+from starlette.routing import BaseRoute, Match
 
 
 class PlainRoute(APIRoute):
@@ -22,12 +21,20 @@ class PlainRoute(APIRoute):
         return handler
 
 
-def methods_of(router: APIRouter, request: Request) -> set[str]:
+def methods_of(routes: Iterable[BaseRoute], request: Request) -> set[str]:
     """What the path of the request does take, where it does not take its method."""
-    routes = (route for route in router.routes if isinstance(route, APIRoute))
     return {
         method
-        for route in routes
+        for route in _each(routes)
         if route.matches(request.scope)[0] is Match.PARTIAL
         for method in route.methods or ()
     }
+
+
+def _each(routes: Iterable[BaseRoute]) -> Iterator[APIRoute]:
+    """Those of included routers, too."""
+    for route in routes:
+        if isinstance(route, APIRoute):
+            yield route
+        elif (included := getattr(route, "original_router", None)) is not None:
+            yield from _each(included.routes)

@@ -229,3 +229,4 @@ async def test_unknown_route_and_method_answer_in_our_shape(client: httpx.AsyncC
     assert (wrong.status_code, wrong.json()["error"]["code"]) == (405, "method_not_allowed")
     assert wrong.headers["allow"] == "POST"
     assert wrong.json()["error"]["message"] == "/infer takes POST, not DELETE."
+    assert (await client.put("/jobs")).headers["allow"] == "GET, POST"

@@ -153,6 +153,9 @@ async def test_a_file_is_kept_as_long_as_its_form_says(bench):
     expiry = {"expires_after[anchor]": "created_at", "expires_after[seconds]": "3600"}
     file = (await bench.upload(b"x", **expiry)).json()
     assert file["expires_at"] - file["created_at"] == 3600
+    whole = {"expires_after": '{"anchor": "created_at", "seconds": 3600}'}
+    file = (await bench.upload(b"x", **whole)).json()
+    assert file["expires_at"] - file["created_at"] == 3600
     answer = await bench.upload(b"x", fancy="1")
     assert (answer.status_code, answer.headers["x-ignored-fields"]) == (200, "fancy")
 
@@ -166,6 +169,8 @@ WRONG_FORMS = {
         "expires_after.seconds",
     ),
     "no seconds": ({"expires_after[anchor]": "created_at"}, 422, "expires_after.seconds"),
+    "no object": ({"expires_after": "3600"}, 422, "expires_after is no JSON object"),
+    "an empty object": ({"expires_after": "{}"}, 422, "expires_after.anchor"),
     "another anchor": (
         {"expires_after[anchor]": "now", "expires_after[seconds]": "3600"},
         422,
