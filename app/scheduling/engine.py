@@ -66,6 +66,8 @@ class StepScheduler:
         self._running: dict[int, Sequence] = {}
         self._cancelled: set[int] = set()
         self._patience: dict[int, int] = {}  # who lets others go first, for how many tokens yet
+        self.waiting_tokens = 0
+        self.freed_tokens = 0  # of all that ever ran and left
 
     @property
     def waiting(self) -> int:
@@ -80,6 +82,7 @@ class StepScheduler:
         if sequence.tokens > self.max_tokens:
             return False
         self._waiting[sequence.item_id] = sequence
+        self.waiting_tokens += sequence.tokens
         self._order.add(sequence)
         if sequence.deadline is not None:
             heappush(self._due, (sequence.deadline, sequence.item_id))
@@ -98,7 +101,7 @@ class StepScheduler:
         late_running = [s.item_id for s in self._running.values() if s.is_expired(now)]
         leave = sorted(self._cancelled.union(late_running))
         for item_id in leave:
-            del self._running[item_id]
+            self.freed_tokens += self._running.pop(item_id).tokens
         expired = [*late_waiting, *(i for i in late_running if i not in self._cancelled)]
         self._cancelled.clear()
         return StepPlan(tuple(self._join(now)), tuple(leave), tuple(expired))
@@ -106,7 +109,8 @@ class StepScheduler:
     def apply(self, finished: Iterable[int]) -> None:
         """These sequences came to their end in the step."""
         for item_id in finished:
-            self._running.pop(item_id, None)
+            if (ended := self._running.pop(item_id, None)) is not None:
+                self.freed_tokens += ended.tokens
             self._cancelled.discard(item_id)
 
     def _expire_waiting(self, now: float) -> list[int]:
@@ -122,6 +126,7 @@ class StepScheduler:
         sequence = self._waiting.pop(item_id, None)
         if sequence is None:
             return False
+        self.waiting_tokens -= sequence.tokens
         self._order.remove(sequence)
         self._patience.pop(item_id, None)
         return True
@@ -134,6 +139,7 @@ class StepScheduler:
             if sequence is None:
                 break
             free -= sequence.tokens
+            self.waiting_tokens -= sequence.tokens
             del self._waiting[sequence.item_id]
             self._patience.pop(sequence.item_id, None)
             self._order.serve([sequence])

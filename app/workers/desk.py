@@ -15,6 +15,7 @@ from app.core.clock import Clock
 from app.core.errors import DeadlineExceeded
 from app.core.types import NOBODY, Asker, Done, Outcome
 from app.scheduling.admission import Admission
+from app.workers.effort import effort_of
 from app.workers.ledger import Ledger, OnPiece, Owed
 from app.workers.messages import WireItem, pack_inputs
 
@@ -61,7 +62,7 @@ class Desk:
         Raises Overloaded, or InvalidRequest for inputs that cannot cross to a worker.
         """
         packed = None if inputs is None else pack_inputs(inputs)
-        work = float(len(text) or 1)
+        work = effort_of(text, parameters, inputs)
         is_near = self._admission.acquire(asker, work, timeout_ms)
         loop = asyncio.get_running_loop()
         outcome: asyncio.Future[Outcome] = loop.create_future()

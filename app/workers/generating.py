@@ -20,6 +20,7 @@ from app.core.types import Piece
 from app.runtimes.base import StepOutcome, StepRuntime
 from app.scheduling.engine import Sequence as Waiting
 from app.scheduling.engine import StepScheduler
+from app.scheduling.turnover import Turnover
 from app.tasks.generate import GenerationPlan, GenerativeTask
 from app.workers.lease import LeaseClient
 from app.workers.messages import (
@@ -76,6 +77,8 @@ class GeneratingLoop:
         self._batches: list[BatchRan] = []
         self._pieces: list[tuple[int, Piece]] = []  # of the step under way
         self._teller = Teller(runtime)
+        self._turnover = Turnover()
+        self._freed = 0  # tokens, when it was told last
 
     def submit(self, items: Iterable[WireItem]) -> None:
         now = self._clock.now()
@@ -104,8 +107,9 @@ class GeneratingLoop:
 
     @property
     def backlog_ms(self) -> float | None:
-        """How long texts become is not known before they are written."""
-        return None
+        """Until all that wait have joined: how long texts become is not known before they are
+        written."""
+        return self._turnover.ms_until_joined(self._scheduler.waiting_tokens)
 
     async def run(self) -> None:
         """Serve until cancelled."""
@@ -192,6 +196,12 @@ class GeneratingLoop:
         self._scheduler.apply(outcome.finished)
         for item_id in outcome.finished:
             self._announce(Ended(item_id))
+        freed, self._freed = (
+            self._scheduler.freed_tokens - self._freed,
+            self._scheduler.freed_tokens,
+        )
+        if self._scheduler.waiting:
+            self._turnover.note(freed, ms)
         tokens = outcome.tokens + sum(outcome.read.values())
         self._batches.append(BatchRan(running, tokens, tokens, ms, 0.0))
         self._tell(outcome)

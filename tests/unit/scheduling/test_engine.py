@@ -162,6 +162,7 @@ class Steps(RuleBasedStateMachine):
         self.all: list[Sequence] = []
         self.waiting: list[int] = []  # in order of arrival
         self.running: set[int] = set()
+        self.ran: set[int] = set()
         self.left: set[int] = set()  # cancelled while running, to leave before the next step
         self.ended: dict[int, str] = {}
         self.passed: dict[int, int] = {}  # tokens that joined before whose turn it was
@@ -227,6 +228,7 @@ class Steps(RuleBasedStateMachine):
                 assert self.passed[first] <= self.all[first].tokens, "overtaken too often"
             self.waiting.remove(item)
             self.running.add(item)
+            self.ran.add(item)
         used = sum(self.all[item].tokens for item in self.running)
         assert used <= self.scheduler.max_tokens
         assert len(self.running) <= self.scheduler.max_sequences
@@ -238,6 +240,9 @@ class Steps(RuleBasedStateMachine):
         if not hasattr(self, "all"):
             return
         assert self.scheduler.waiting == len(self.waiting)
+        assert self.scheduler.waiting_tokens == sum(self.all[i].tokens for i in self.waiting)
+        ran_and_left = self.ran - self.running
+        assert self.scheduler.freed_tokens == sum(self.all[i].tokens for i in ran_and_left)
         assert self.scheduler.running == len(self.running)
         places = [*self.waiting, *self.running, *self.ended]
         assert sorted(places) == list(range(len(self.all)))

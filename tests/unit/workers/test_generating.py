@@ -128,6 +128,23 @@ async def test_an_interactive_prompt_joins_before_those_that_came_earlier():
     assert bench.runtime.joined == [urgent, patient]
 
 
+async def test_the_backlog_is_what_waits_at_the_pace_at_which_places_are_freed():
+    bench, told = Bench(max_sequences=1), list[float | None]()
+
+    def pass_time(_: int) -> None:
+        told.append(bench.loop.backlog_ms)
+        bench.clock.move(0.1)
+
+    bench.runtime.on_step = pass_time
+    items = [bench.submit(text, 4) for text in ("one", "two", "three")]
+    async with running(bench):
+        await bench.replies.of(*items)
+
+    assert told[:4] == [None] * 4  # nothing has shown how fast it is
+    assert told[4] == pytest.approx(400.0, rel=0.02)  # one waits, and each takes 4 steps
+    assert told[8:] == [0.0] * 4
+
+
 async def test_an_item_is_answered_with_the_continuation_of_its_own_prompt():
     async with running(Bench()) as bench:
         reply = await bench.answer(bench.submit("one two", 3))
