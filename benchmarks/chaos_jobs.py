@@ -3,10 +3,11 @@
     python -m benchmarks.chaos_jobs --kills 200                      (make chaos-jobs)
     python -m benchmarks.chaos_jobs --kills 50 --database postgres
 
-Submits jobs without a pause, each with an Idempotency-Key, and again what was not acknowledged.
-Every few moments the server is killed (SIGKILL) and started anew; on PostgreSQL that is crashed as
-well (`pg_ctl stop -m immediate`), every other time. In the end each job that was acknowledged must
-have ended once, with its own answer, and few may have been begun again: a kill costs no more than
+Submits jobs, each with an Idempotency-Key, and again what was not acknowledged; each submitter
+waits for the oldest of his jobs while `BACKLOG` of them have not ended. Every few moments the
+server is killed (SIGKILL) and started anew; on PostgreSQL that is crashed as well (`pg_ctl stop
+-m immediate`), every other time. Each job that was acknowledged must end with its own answer, and
+in the end still be as it was then; and few may have been begun again: a kill costs no more than
 were being run, which is an upper bound of what was computed twice. Prints a JSON report; exits 1
 when a rule is broken.
 """
@@ -14,6 +15,7 @@ when a rule is broken.
 import argparse
 import asyncio
 import contextlib
+import functools
 import json
 import random
 import signal
@@ -21,7 +23,7 @@ import sqlite3
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,21 +38,26 @@ from tests.postgres import PostgresServer, running_postgres
 
 MODEL = "sentiment"
 SUBMITTERS = 8
-LEAST_LIFE_S, MOST_LIFE_S = 1.0, 19.0
-IN_FLIGHT = 16  # jobs that a kill can cost another run
+BACKLOG = 50
+LEAST_LIFE_S, MOST_LIFE_S = 0.5, 10.0
+IN_FLIGHT = 8  # jobs that a kill can cost another run
 SETTLE_S = 180.0
+OPEN = ("queued", "running")
 DUPLICATES = 0.01
 WORDS = "good bad slow fast warm cold kind rude clean dirty loud quiet".split()
+TEXTS = 2000  # different ones
 # In one batch of the run: several inputs, so that parts are kept and read again.
 MANY, MANY_SHARE = 8, 0.1
 
 
 @dataclass
 class Sent:
-    """A job that was acknowledged. texts: what its answer must be to."""
+    """A job that was acknowledged. texts: what its answer must be to; ended: as it was then."""
 
     job_id: str
+    caller: str
     texts: list[str]
+    ended: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -101,18 +108,48 @@ class Submitter:
         self._servers = servers
         self._history = history
         self._chance = random.Random(f"{seed}-{number}")
-        self._caller = {"X-Caller-Id": f"chaos-{number % 2}"}
+        self._caller = f"chaos-{number % 2}"
+        self._open: deque[Sent] = deque()
 
     async def run(self, is_over: asyncio.Event) -> None:
+        """Returns when all of its jobs have ended, or `SETTLE_S` after the last kill."""
         count = 0
         async with httpx.AsyncClient(timeout=30) as client:
             while not is_over.is_set():
                 count += 1
                 await self._submit(client, f"{self._number}-{count}", is_over)
+                while len(self._open) >= BACKLOG:
+                    await self._see_the_end_of(client, self._open.popleft())
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SETTLE_S):
+                    while self._open:
+                        await self._see_the_end_of(client, self._open.popleft())
+
+    async def _see_the_end_of(self, client: httpx.AsyncClient, sent: Sent) -> None:
+        """Leaves `ended` empty where there is no such job."""
+        while True:
+            server = self._servers.now
+            if server is None:
+                await asyncio.sleep(0.02)
+                continue
+            try:
+                answer = await client.get(
+                    f"{server.url}/jobs/{sent.job_id}",
+                    params={"wait": 5},
+                    headers={"X-Caller-Id": sent.caller},
+                )
+            except httpx.HTTPError:
+                continue
+            if answer.status_code == 404:
+                return
+            if answer.status_code == 200 and answer.json()["state"] not in OPEN:
+                sent.ended = answer.json()
+                return
+            await asyncio.sleep(0.02)
 
     async def _submit(self, client: httpx.AsyncClient, key: str, is_over: asyncio.Event) -> None:
         count = MANY if self._chance.random() < MANY_SHARE else 1
-        texts = [f"{key} {n}: {' '.join(self._chance.choices(WORDS, k=12))}" for n in range(count)]
+        texts = self._chance.choices(texts_asked(), k=count)
         bodies = [{"text": text, "model": MODEL} for text in texts]
         body: dict[str, Any] = bodies[0] if count == 1 else {"requests": bodies}
         while not is_over.is_set():
@@ -124,14 +161,16 @@ class Submitter:
                 answer = await client.post(
                     f"{server.url}/jobs",
                     json=body,
-                    headers={"Idempotency-Key": key, **self._caller},
+                    headers={"Idempotency-Key": key, "X-Caller-Id": self._caller},
                 )
             except httpx.HTTPError as error:
                 self._history.answers[type(error).__name__] += 1
                 continue
             self._history.answers[str(answer.status_code)] += 1
             if answer.status_code == 202:
-                self._history.sent.append(Sent(answer.json()["id"], texts))
+                sent = Sent(answer.json()["id"], self._caller, texts)
+                self._history.sent.append(sent)
+                self._open.append(sent)
                 return
             await asyncio.sleep(0.05)
 
@@ -152,40 +191,37 @@ async def kill_often(
         await servers.start()
 
 
-async def settled(server: ServerProcess, history: History) -> list[dict[str, Any]]:
-    """Every acknowledged job as its caller sees it in the end, or `{}` where there is none."""
-    ends = time.monotonic() + SETTLE_S
-    found: list[dict[str, Any]] = []
+async def kept(server: ServerProcess) -> dict[str, dict[str, Any]]:
+    """All jobs of both callers, as the lists have them, by their ids."""
+    found: dict[str, dict[str, Any]] = {}
     async with httpx.AsyncClient(base_url=server.url, timeout=90) as client:
-        for sent in history.sent:
-            found.append(await _settled(client, sent, ends))
+        for caller in ("chaos-0", "chaos-1"):
+            page: dict[str, Any] = {"next_cursor": None}
+            while page["next_cursor"] or "jobs" not in page:
+                cursor = {"cursor": page["next_cursor"]} if page["next_cursor"] else {}
+                answer = await client.get(
+                    "/jobs", params={"limit": 100, **cursor}, headers={"X-Caller-Id": caller}
+                )
+                page = answer.raise_for_status().json()
+                found |= {job["id"]: job for job in page["jobs"]}
     return found
 
 
-async def _settled(client: httpx.AsyncClient, sent: Sent, ends: float) -> dict[str, Any]:
-    caller = f"chaos-{int(sent.texts[0].partition('-')[0]) % 2}"
-    while True:
-        wait_s = max(0.0, min(30.0, ends - time.monotonic()))
-        answer = await client.get(
-            f"/jobs/{sent.job_id}", params={"wait": wait_s}, headers={"X-Caller-Id": caller}
-        )
-        if answer.status_code == 404:
-            return {}
-        job: dict[str, Any] = answer.json()
-        if job["state"] not in ("queued", "running") or time.monotonic() > ends:
-            return job
-
-
-def judged(history: History, jobs: list[dict[str, Any]], expected: dict[str, str]) -> list[str]:
-    """The rules that were broken."""
+def judged(
+    history: History, jobs: dict[str, dict[str, Any]], expected: dict[str, str]
+) -> list[str]:
+    """The rules that were broken. jobs: as they are in the end."""
     broken = []
-    for sent, job in zip(history.sent, jobs, strict=True):
-        if not job:
+    for sent in history.sent:
+        then, now = sent.ended, jobs.get(sent.job_id)
+        if not then or now is None:
             broken.append(f"{sent.job_id} is lost")
-        elif job["state"] != "succeeded":
-            broken.append(f"{sent.job_id} is {job['state']}: {job['error']}")
-        elif _labels(job) != [expected[text] for text in sent.texts]:
+        elif then["state"] != "succeeded":
+            broken.append(f"{sent.job_id} is {then['state']}: {then['error']}")
+        elif _labels(then) != [expected[text] for text in sent.texts]:
             broken.append(f"{sent.job_id} has another's answer")
+        elif (now["state"], now["finished_at"]) != (then["state"], then["finished_at"]):
+            broken.append(f"{sent.job_id} ended at {then['finished_at']} and {now['finished_at']}")
     ended = Counter(e["job"] for e in history.events if e["event"] == "job_ended")
     broken += [f"{job_id} ended {count} times" for job_id, count in ended.items() if count > 1]
     if len({sent.job_id for sent in history.sent}) < len(history.sent):
@@ -198,13 +234,18 @@ def _labels(job: dict[str, Any]) -> list[str]:
     return [each["result"] for each in result.get("results", [result])]
 
 
-async def alone(server: ServerProcess, history: History) -> dict[str, str]:
+@functools.cache
+def texts_asked() -> list[str]:
+    chance = random.Random(0)
+    return [f"{n}: {' '.join(chance.choices(WORDS, k=12))}" for n in range(TEXTS)]
+
+
+async def alone(server: ServerProcess) -> dict[str, str]:
     """What the model says to each text when it is asked alone."""
-    texts = [text for sent in history.sent for text in sent.texts]
     expected: dict[str, str] = {}
     async with httpx.AsyncClient(base_url=server.url, timeout=90) as client:
-        for at in range(0, len(texts), 100):
-            some = texts[at : at + 100]
+        for at in range(0, TEXTS, 100):
+            some = texts_asked()[at : at + 100]
             entries = [{"text": text, "model": MODEL} for text in some]
             answer = await client.post("/infer/batch", json={"requests": entries})
             results = answer.json()["results"]
@@ -225,6 +266,9 @@ async def chaos(
         settings["DATABASE_URL"] = postgres.url()
     servers = Servers(folder, history, **settings)
     await servers.start()
+    if servers.now is None:
+        raise RuntimeError("the server did not start")
+    expected = await alone(servers.now)
     is_over = asyncio.Event()
     submitters = [Submitter(n, servers, history, seed) for n in range(SUBMITTERS)]
     submitting = [asyncio.create_task(each.run(is_over)) for each in submitters]
@@ -234,12 +278,11 @@ async def chaos(
         await asyncio.gather(*submitting)
         if servers.now is None:
             raise RuntimeError("no server is left")
-        jobs = await settled(servers.now, history)
-        expected = await alone(servers.now, history)
+        jobs = await kept(servers.now)
     finally:
         is_over.set()
         await servers.end()
-    again = sum(job.get("attempts", 1) - 1 for job in jobs)
+    again = sum(job["attempts"] - 1 for job in jobs.values())
     share = again / max(1, len(jobs))
     broken = judged(history, jobs, expected)
     if postgres is None and (said := _integrity(folder)) != "ok":

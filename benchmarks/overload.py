@@ -1,9 +1,12 @@
 """Offer several times what the server can do: does it still do its best, and refuse quickly?
 
     python -m benchmarks.overload [--seconds 10] [--factors 3 10 10] [--deadline-ms 1000]
-                                  [--callers 64] [--share-cpus]
+                                  [--callers 64] [--share-cpus] [--model summarizer]
 
 Capacity first: a closed loop of 64 callers asks `sentiment` for single texts of lognormal length.
+Ten times what so small a model does is more requests than one core can refuse and still do its
+best; `--model summarizer` asks for summaries of a dozen such sentences, which take as long as a
+text takes a model of a usual size.
 Then requests arrive at random (Poisson) at a multiple of that, whether or not earlier ones were
 answered: `normal` ones of 64 callers, and beside them a steady stream of `interactive` ones of one
 more caller, a tenth of the capacity. Goodput counts answers within the deadline, as the caller's
@@ -47,6 +50,7 @@ MOST_CONNECTIONS = 800  # with those of the interactive stream below the server'
 INTERACTIVE_CONNECTIONS = 100
 INTERACTIVE_SHARE = 0.1  # of the capacity
 TEXTS = 4096  # so many that hardly any two of a caller are equal and computed once
+SENTENCES = 12  # of a text to be summarized
 TICK_S = 0.001
 HEARTBEAT_S = 1.5
 BEGINS_IN_S = 1.0  # until then both generators are connected
@@ -117,14 +121,19 @@ class Load:
     """Connections to one server, and requests of one class to send on them."""
 
     def __init__(
-        self, port: int, deadline_s: float, callers: Iterable[str], priority: str = "normal"
+        self,
+        port: int,
+        model: str,
+        deadline_s: float,
+        callers: Iterable[str],
+        priority: str = "normal",
     ) -> None:
         self._port = port
         self._deadline_s = deadline_s
         self._idle: deque[Connection] = deque()
         self._random = random.Random(SEED)
         self._heads = [_head(caller, priority, deadline_s) for caller in callers]
-        self._bodies = [_body(text) for text in texts_of_lognormal_length(TEXTS, SEED)]
+        self._bodies = [_body(model, text) for text in texts_for(model)]
 
     async def connect(self, connections: int) -> None:
         loop = asyncio.get_running_loop()
@@ -196,19 +205,27 @@ def _head(caller: str, priority: str, deadline_s: float) -> bytes:
     ).encode()
 
 
-def _body(text: str) -> bytes:
+def texts_for(model: str) -> list[str]:
+    if model != "summarizer":
+        return texts_of_lognormal_length(TEXTS, SEED)
+    sentences = texts_of_lognormal_length(TEXTS, SEED)
+    chance = random.Random(SEED)
+    return [". ".join(chance.choices(sentences, k=SENTENCES)) + "." for _ in range(TEXTS)]
+
+
+def _body(model: str, text: str) -> bytes:
     """With the header field that depends on it."""
-    body = json.dumps({"model": "sentiment", "text": text}).encode()
+    body = json.dumps({"model": model, "text": text}).encode()
     return f"Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
 def interactive_stream(
-    port: int, deadline_s: float, begins: float, rate: float, seconds: float
+    port: int, model: str, deadline_s: float, begins: float, rate: float, seconds: float
 ) -> Seen:
     """For a process of its own, which shares the clock: from `begins` on, `rate` per second."""
 
     async def send() -> Seen:
-        load = Load(port, deadline_s, ["interactive"], "interactive")
+        load = Load(port, model, deadline_s, ["interactive"], "interactive")
         await load.connect(INTERACTIVE_CONNECTIONS)
         await asyncio.sleep(begins - time.perf_counter())
         seen = await load.opened(rate, seconds)
@@ -258,12 +275,14 @@ async def measure(
     server: ServerProcess, arguments: argparse.Namespace, apart: Executor
 ) -> dict[str, Any]:
     deadline_s: float = arguments.deadline_ms / 1000
-    load = Load(server.port, deadline_s, [f"caller-{n}" for n in range(arguments.callers)])
+    callers = [f"caller-{n}" for n in range(arguments.callers)]
+    load = Load(server.port, arguments.model, deadline_s, callers)
     await load.connect(MOST_CONNECTIONS)
     await load.closed(CALLERS, 1.0)
     at_peak = Usage(server)
     peak = await load.closed(CALLERS, arguments.seconds)
     report: dict[str, Any] = {
+        "model": arguments.model,
         "deadline_ms": arguments.deadline_ms,
         "server_cpus": sorted(psutil.Process(server.process.pid).cpu_affinity()),
         "peak_per_s": round(peak, 1),
@@ -275,7 +294,7 @@ async def measure(
 
     def interactive(rate: float) -> asyncio.Future[Seen]:
         begins = time.perf_counter() + BEGINS_IN_S
-        asked = (server.port, deadline_s, begins, rate, arguments.seconds)
+        asked = (server.port, arguments.model, deadline_s, begins, rate, arguments.seconds)
         return loop.run_in_executor(apart, interactive_stream, *asked)
 
     await loop.run_in_executor(apart, os.getpid)  # it has started
@@ -363,6 +382,7 @@ def main() -> int:
     parser.add_argument("--factors", type=float, nargs="+", default=[3, 10, 10])
     parser.add_argument("--callers", type=int, default=CALLERS, help="names among the normal ones")
     parser.add_argument("--deadline-ms", type=float, default=1000)
+    parser.add_argument("--model", choices=("sentiment", "summarizer"), default="sentiment")
     parser.add_argument("--share-cpus", action="store_true", help="with the generators")
     arguments = parser.parse_args()
     warn_when_busy()
