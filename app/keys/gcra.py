@@ -32,6 +32,13 @@ class Gcra:
         used = max(0.0, self._full_at - now) / self._interval_s
         return max(0, int(self.limit - used + 1e-6))
 
+    def at(self, limit: int, now: float) -> "Gcra":
+        """The same with another limit: what was used stays used, and nobody waits longer for it."""
+        changed = Gcra(limit, self.window_s)
+        shrinks = min(1.0, self.limit / limit)
+        changed._full_at = now + max(0.0, self._full_at - now) * shrinks
+        return changed
+
     def reset_s(self, now: float) -> float:
         """How long until all are free again."""
         return max(0.0, self._full_at - now)

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 
 from app.core.errors import StorageUnavailable
 from app.keys.key import Key
-from app.keys.limits import KeyMeter, meter_of
+from app.keys.limits import KeyMeter
 from app.keys.quotas import Quotas, day_of
 from app.keys.usage import UsageLedger, Use
 
@@ -53,6 +53,7 @@ class Limiter:
         elif key.terms.limits.is_set:
             meter = await self._renewed(key)
         else:
+            self._meters.pop(key.id, None)
             return None
         now = self._now()
         if (refused := meter.refusal(now, self._wall())) is not None:
@@ -72,12 +73,19 @@ class Limiter:
             if known is not None and known[0] is key:
                 return known[1]
             quotas = await self._quotas(key)
-            former = self._meters.pop(key.id, None)  # as it is after the wait
-            meter = meter_of(key, quotas, former and former[1])
+            meter = self._kept(key, quotas)  # as it is after the wait
             self._make_room()
             self._meters[key.id] = (key, meter)
             self._renewing.pop(key.id, None)
             return meter
+
+    def _kept(self, key: Key, quotas: Quotas) -> KeyMeter:
+        """Whoever began with it ends with it, whatever the key's limits have become."""
+        former = self._meters.pop(key.id, None)
+        if former is None:
+            return KeyMeter(key.terms.limits, quotas)
+        former[1].renew(key.terms.limits, quotas, self._now())
+        return former[1]
 
     async def _quotas(self, key: Key) -> Quotas:
         """Nothing is added between the ledger's sums and their return."""

@@ -5,25 +5,29 @@ A rate is that of this process; quotas are those of all together (limiter.py).
 
 from app.core.errors import RateLimited, ServingError
 from app.keys.gcra import Gcra
-from app.keys.key import Key, KeyLimits
+from app.keys.key import KeyLimits
 from app.keys.quotas import Quotas, Used, exceeded
 
 MINUTE_S = 60.0
 
 
 class KeyMeter:
-    """One key's. Created with its limits; made anew when they change."""
+    """One key's, for as long as it has limits: they may change, what was counted goes on."""
 
     __slots__ = ("limits", "has_quota", "requests", "tokens", "running", "quotas")
 
     def __init__(self, limits: KeyLimits, quotas: Quotas) -> None:
+        self.requests: Gcra | None = None
+        self.tokens: Gcra | None = None
+        self.running = 0
+        self.renew(limits, quotas, 0.0)
+
+    def renew(self, limits: KeyLimits, quotas: Quotas, now: float) -> None:
+        """As the key and the ledger are now."""
         self.limits = limits
         self.has_quota = limits.has_quota
-        per_minute = limits.requests_per_minute
-        self.requests = None if per_minute is None else Gcra(per_minute, MINUTE_S)
-        tokens = limits.tokens_per_minute
-        self.tokens = None if tokens is None else Gcra(tokens, MINUTE_S)
-        self.running = 0
+        self.requests = _rate(self.requests, limits.requests_per_minute, now)
+        self.tokens = _rate(self.tokens, limits.tokens_per_minute, now)
         self.quotas = quotas
 
     def refusal(self, now: float, wall: float) -> ServingError | None:
@@ -56,12 +60,9 @@ class KeyMeter:
         self.quotas.add(use)
 
 
-def meter_of(key: Key, quotas: Quotas, former: KeyMeter | None) -> KeyMeter:
-    """Goes on with what was counted, as long as the limits are the same."""
-    if former is not None and former.limits == key.terms.limits:
-        former.quotas = quotas
-        return former
-    meter = KeyMeter(key.terms.limits, quotas)
-    if former is not None:
-        meter.running = former.running
-    return meter
+def _rate(former: Gcra | None, per_minute: int | None, now: float) -> Gcra | None:
+    if per_minute is None:
+        return None
+    if former is None:
+        return Gcra(per_minute, MINUTE_S)
+    return former if former.limit == per_minute else former.at(per_minute, now)

@@ -78,3 +78,24 @@ def test_what_was_taken_beyond_the_limit_is_worked_off():
     rate.take(0.0, 250)
     assert rate.wait_s(0.0) == pytest.approx(90.6)
     assert rate.wait_s(90.7) == 0
+
+
+@given(LIMITS, LIMITS, WINDOWS, STEPS)
+def test_another_limit_makes_nobody_wait_longer_and_frees_no_more_than_it_adds(
+    limit, other, window_s, steps
+):
+    rate, now = Gcra(limit, window_s), 0.0
+    for pause, units in steps:
+        now += pause
+        rate.take(now, units)
+    changed = rate.at(other, now)
+    assert changed.limit == other
+    assert changed.reset_s(now) <= rate.reset_s(now) + 1e-9
+    assert changed.free(now) <= rate.free(now) + max(0, other - limit) + 1
+
+
+@pytest.mark.parametrize(("other", "free"), [(120, 90), (60, 30), (30, 15)])
+def test_what_was_used_stays_used_under_another_limit(other, free):
+    rate = Gcra(60, 60.0)
+    rate.take(100.0, 30)
+    assert rate.at(other, 100.0).free(100.0) == free

@@ -145,11 +145,41 @@ async def test_a_key_that_is_read_anew_goes_on_with_its_rates_and_reads_its_quot
     assert bench.reads == 2
 
 
-async def test_new_limits_count_from_nothing_but_what_runs(bench):
-    await bench.enter(a_key(concurrent_requests=1))
+async def test_what_began_under_other_limits_counts_and_ends_under_the_new_ones(bench):
+    """Its end was told to a meter that was gone, so its place was never given back."""
+    first = await bench.enter(a_key(concurrent_requests=1))
     key = a_key(concurrent_requests=2)
     await bench.enter(key)
     await bench.refusal(key)
+    first.end()
+    await bench.enter(key)
+    await bench.refusal(key)
+
+
+async def test_a_rate_that_stays_goes_on_where_another_limit_is_changed(bench):
+    await bench.enter(a_key(requests_per_minute=1, concurrent_requests=5))
+    refused = await bench.refusal(a_key(requests_per_minute=1, concurrent_requests=9))
+    assert "1 requests per minute" in str(refused)
+
+
+@pytest.mark.parametrize(
+    ("limit", "free_at_once"), [(200, 100), (100, 0), (50, 0)], ids=["raised", "same", "lowered"]
+)
+async def test_a_new_rate_is_in_force_at_once_and_forgives_nothing(bench, limit, free_at_once):
+    old = a_key(requests_per_minute=100)
+    for _ in range(100):
+        await bench.enter(old)
+    key = a_key(requests_per_minute=limit)
+    for _ in range(free_at_once):
+        await bench.enter(key)
+    assert f"{limit} requests per minute" in str(await bench.refusal(key))
+
+
+async def test_a_key_whose_limits_are_all_taken_away_has_no_meter_any_more(bench):
+    meter = await bench.enter(a_key(requests_per_minute=1))
+    assert await bench.limiter.enter(a_key()) is None
+    assert bench.limiter.meter_of("key_1") is None
+    meter.end()
 
 
 async def test_without_the_ledger_known_quotas_go_on_and_unknown_ones_are_refused(bench):
