@@ -2,7 +2,7 @@
 
 check  validate a catalog and show what it would load, from where, and what that takes
 pull   fetch the model files and prepare the checkpoints
-keys   make, list, revoke and rotate API keys
+keys   make, list, change, rotate and revoke API keys
 usage  what was used, and what it cost
 """
 
@@ -16,7 +16,7 @@ from pathlib import Path
 from app.core.config import Settings, load_settings
 from app.core.errors import CannotLoad, ServingError
 from app.core.logging import configure_logging
-from app.keys import command_line
+from app.keys import command_line, command_options
 from app.models.catalog import load_catalog, profile_path
 from app.models.planned import Planned, Wanted
 from app.models.preparation import Stores, open_stores, wanted_by
@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
             type=Path,
             help="a catalog file (default: MODEL_CATALOG, else that of MODEL_PROFILE)",
         )
-    command_line.add_commands(commands)
+    command_options.add_commands(commands)
     return parser
 
 

@@ -74,6 +74,7 @@ ROUTES: Mapping[str, Access] = {
     "POST /admin/keys": Scope.ADMIN,
     "GET /admin/keys": Scope.ADMIN,
     "GET /admin/keys/{key_name}": Scope.ADMIN,
+    "PATCH /admin/keys/{key_name}": Scope.ADMIN,
     "DELETE /admin/keys/{key_name}": Scope.ADMIN,
     "POST /admin/keys/{key_name}/rotate": Scope.ADMIN,
     "GET /admin/audit": Scope.ADMIN,

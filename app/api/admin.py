@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -16,6 +17,7 @@ from app.api.envelope import JsonResponse
 from app.api.plain_route import PlainRoute
 from app.core.errors import InvalidRequest
 from app.core.price import NANOS
+from app.keys.change import Change
 from app.keys.key import (
     USUAL_SCOPES,
     KeyLimits,
@@ -27,6 +29,7 @@ from app.keys.shown import instant, key_object
 from app.schemas.admin import (
     AuditShown,
     KeyBody,
+    KeyChangeBody,
     KeyMade,
     KeyShown,
     KeysShown,
@@ -38,7 +41,7 @@ from app.schemas.admin import (
 MOST_BODY_BYTES = 64 * 2**10
 MOST_VALUES = 2000
 USUAL_ACTS, MOST_ACTS = 100, 1000
-BODIES = (KeyBody, RotateBody)
+BODIES = (KeyBody, KeyChangeBody, RotateBody)
 _NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
 
 router = APIRouter(tags=["admin"], route_class=PlainRoute)
@@ -65,6 +68,19 @@ async def list_keys(request: Request) -> Response:
 async def show_key(request: Request) -> Response:
     """One of them, by its name or id."""
     key = await services_of(request).keys.get(request.path_params["key_name"])
+    return JsonResponse(key_object(key, time.time()))
+
+
+@router.patch(
+    "/admin/keys/{key_name}",
+    **documented_admin(KeyShown, body=KeyChangeBody, failures=(404, 409)),
+)
+async def change_key(request: Request) -> Response:
+    """Change a key: here at once, on other servers of the database within a second."""
+    value = await read_json(request, max_bytes=MOST_BODY_BYTES, max_values=MOST_VALUES)
+    change = _change(parse_admin(KeyChangeBody, value))
+    named = request.path_params["key_name"]
+    key = await services_of(request).keys.update(actor_of(request), named, change)
     return JsonResponse(key_object(key, time.time()))
 
 
@@ -126,17 +142,32 @@ def _terms(body: KeyBody) -> Terms:
         name=body.name,
         scopes=USUAL_SCOPES if body.scopes is None else scopes_of(body.scopes),
         models=None if body.models is None else frozenset(body.models),
-        limits=_limits(body.limits),
+        limits=KeyLimits(**_limits(body.limits)),
         max_priority=priority_of(body.max_priority),
         expires_at=None if body.expires_at is None else _seconds(body.expires_at),
     )
 
 
-def _limits(body: LimitsBody) -> KeyLimits:
-    given: dict[str, Any] = body.model_dump()
-    budget = given.pop("monthly_budget")
-    nanos = None if budget is None else max(1, round(budget * NANOS))
-    return KeyLimits(**given, monthly_budget_nanos=nanos)
+def _change(body: KeyChangeBody) -> Change:
+    """Raises InvalidRequest."""
+    read: Mapping[str, Any] = {
+        "name": body.name,
+        "scopes": scopes_of(body.scopes),
+        "models": None if body.models is None else frozenset(body.models),
+        "max_priority": priority_of(body.max_priority),
+        "expires_at": None if body.expires_at is None else _seconds(body.expires_at),
+    }
+    given = {name: value for name, value in read.items() if name in body.model_fields_set}
+    return Change(given, _limits(body.limits))
+
+
+def _limits(body: LimitsBody) -> dict[str, Any]:
+    """Those that were sent, by the names of KeyLimits."""
+    given: dict[str, Any] = body.model_dump(exclude_unset=True)
+    if "monthly_budget" in given:
+        budget = given.pop("monthly_budget")
+        given["monthly_budget_nanos"] = None if budget is None else max(1, round(budget * NANOS))
+    return given
 
 
 def _seconds(text: str) -> float:

@@ -100,7 +100,7 @@ OPENAI_BODIES = (
 
 # Keys travel in headers that a page must set itself, so no credentials of the browser's are taken.
 _SHARED_WITH_PAGES: dict[str, Any] = {
-    "allow_methods": ["GET", "POST", "DELETE"],
+    "allow_methods": ["GET", "POST", "PATCH", "DELETE"],
     "allow_headers": [AUTHORIZATION, API_KEY, "Content-Type", TIMEOUT_HEADER, PRIORITY_HEADER]
     + ["X-Request-ID"],
     "expose_headers": ["X-Request-ID", "Retry-After", "RateLimit", "RateLimit-Policy"],

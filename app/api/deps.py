@@ -16,6 +16,7 @@ from app.core.types import Asker, Piece, Priority
 from app.jobs.status import JobView, NewJob, OnceKey
 from app.jobs.store import OnceAnswers, Page
 from app.keys.audit import Act, Actor
+from app.keys.change import Change
 from app.keys.gate import Caller, Gate
 from app.keys.key import Key, Terms
 from app.keys.usage_rows import Period
@@ -96,6 +97,8 @@ class KeyService(Protocol):
     """keys/service.py has it. Raises StorageUnavailable, KeyNotFound."""
 
     async def create(self, actor: Actor, terms: Terms) -> tuple[Key, str]: ...
+
+    async def update(self, actor: Actor, named: str, change: Change) -> Key: ...
 
     async def revoke(self, actor: Actor, named: str) -> Key: ...
 

@@ -7,6 +7,7 @@ from sqlalchemy import Connection
 
 from app.keys import audit, store
 from app.keys.audit import Act, Actor
+from app.keys.change import Change, differences
 from app.keys.key import Key, Terms
 
 
@@ -19,6 +20,18 @@ def create(connection: Connection, actor: Actor, terms: Terms, now: float) -> tu
         secret,
         _recorded(connection, actor.does("key.create", key.name, now, scopes=scopes)),
     )
+
+
+def update(
+    connection: Connection, actor: Actor, named: str, change: Change, now: float
+) -> tuple[Key, Act | None]:
+    """Without an act where nothing differs. Raises InvalidRequest, NameTaken, KeyNotFound."""
+    before, key = store.update(connection, named, change, now)
+    if before == key:
+        return key, None
+    changed = differences(before.terms, key.terms)
+    act = actor.does("key.update", before.name, now, key_id=key.id, changed=changed)
+    return key, _recorded(connection, act)
 
 
 def revoke(connection: Connection, actor: Actor, named: str, now: float) -> tuple[Key, Act]:

@@ -104,8 +104,11 @@ class Key:
         return "expired" if ends is not None and ends <= now else "active"
 
 
-def checked(terms: Terms, now: float) -> Terms:
-    """As given. Raises InvalidRequest naming what is wrong with it."""
+def checked(terms: Terms, now: float, former: Terms | None = None) -> Terms:
+    """As given. former: what it was before; a key that has expired may be changed otherwise.
+
+    Raises InvalidRequest naming what is wrong with it.
+    """
     if not _NAME.fullmatch(terms.name):
         raise InvalidRequest(
             f"name is {terms.name[:80]!r}; send 1 to 64 of A-Za-z0-9._-, a letter or digit first"
@@ -118,7 +121,8 @@ def checked(terms: Terms, now: float) -> Terms:
         if value is not None and not 0 < value <= MOST:
             shown = name.removesuffix("_nanos")
             raise InvalidRequest(f"{shown} must be above 0 and at most {MOST}, or left out")
-    if terms.expires_at is not None and terms.expires_at <= now:
+    is_kept = former is not None and former.expires_at == terms.expires_at
+    if terms.expires_at is not None and terms.expires_at <= now and not is_kept:
         raise InvalidRequest("expires_at is in the past; such a key could never be used")
     return terms
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 from app.keys import admin, audit, store
 from app.keys.audit import Act, Actor
+from app.keys.change import Change
 from app.keys.key import Key, Terms
 from app.keys.keyring import Keyring
 from app.storage.database import Database
@@ -28,6 +29,16 @@ class KeyService:
         )
         await self._done(act)
         return key, secret
+
+    async def update(self, actor: Actor, named: str, change: Change) -> Key:
+        """Raises InvalidRequest, NameTaken, KeyNotFound."""
+        now = self._wall()
+        key, act = await self._database.write(
+            lambda connection: admin.update(connection, actor, named, change, now)
+        )
+        if act is not None:
+            await self._done(act)
+        return key
 
     async def revoke(self, actor: Actor, named: str) -> Key:
         """Raises KeyNotFound."""

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from app.core.price import NANOS
-from app.keys.key import LIMITS, Key, KeyLimits
+from app.keys.key import LIMITS, Key, KeyLimits, Terms
 
 
 def instant(seconds: float | None) -> str | None:
@@ -25,19 +25,25 @@ def limits_of(limits: KeyLimits) -> dict[str, Any]:
     return shown
 
 
-def key_object(key: Key, now: float) -> dict[str, Any]:
-    terms = key.terms
+def terms_object(terms: Terms) -> dict[str, Any]:
     return {
-        "id": key.id,
         "name": terms.name,
-        "key": key.hint,
-        "state": key.state(now),
         "scopes": sorted(terms.scopes),
         "models": None if terms.models is None else sorted(terms.models),
         "max_priority": terms.max_priority.name.lower(),
         "limits": limits_of(terms.limits),
-        "created_at": instant(key.created_at),
         "expires_at": instant(terms.expires_at),
+    }
+
+
+def key_object(key: Key, now: float) -> dict[str, Any]:
+    return {
+        "id": key.id,
+        "name": key.name,
+        "key": key.hint,
+        "state": key.state(now),
+        **terms_object(key.terms),
+        "created_at": instant(key.created_at),
         "revoked_at": instant(key.revoked_at),
     }
 

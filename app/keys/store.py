@@ -6,17 +6,21 @@ they used keeps its name.
 """
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, insert, or_, select, update
+from sqlalchemy import Connection, delete, insert, or_, select
+from sqlalchemy import update as updating
 from sqlalchemy.exc import IntegrityError
 
 from app.core.errors import KeyNotFound, NameTaken
 from app.core.types import Priority
+from app.keys.change import Change
 from app.keys.key import KEY_ID_PREFIX, LIMITS, Key, KeyLimits, Scope, Terms, checked
 from app.keys.secret import Kind, digest_of, hint_of, new_secret
-from app.keys.tables import GENERATION, KEYS
+from app.keys.tables import FORMER_NAMES, GENERATION, KEYS
 
 _SEPARATOR = " "
 
@@ -26,30 +30,42 @@ def create(connection: Connection, terms: Terms, now: float) -> tuple[Key, str]:
     checked(terms, now)
     secret = new_secret(_kind(terms))
     key = Key(f"{KEY_ID_PREFIX}{secrets.token_hex(8)}", hint_of(secret), now, terms)
-    try:
+    with _only_once(connection, key):
         connection.execute(insert(KEYS).values(digest=digest_of(secret), **_row(key)))
-    except IntegrityError:
-        raise NameTaken(
-            f"there is a key named {terms.name!r}; names are never used again"
-        ) from None
     _raise_generation(connection)
     return key, secret
+
+
+def update(connection: Connection, named: str, change: Change, now: float) -> tuple[Key, Key]:
+    """As it was and as it is; the same where nothing differs. A name that it had stays its own.
+
+    Raises InvalidRequest, NameTaken, KeyNotFound.
+    """
+    key = _not_revoked(get(connection, named, is_to_change=True))
+    changed = replace(key, terms=checked(change.of(key.terms), now, key.terms))
+    if changed == key:
+        return key, key
+    with _only_once(connection, changed):
+        mine = KEYS.c.id == key.id
+        connection.execute(updating(KEYS).where(mine).values(_terms_row(changed.terms)))
+        if changed.name != key.name:
+            _keep_name(connection, key)
+    _raise_generation(connection)
+    return key, changed
 
 
 def revoke(connection: Connection, named: str, now: float) -> Key:
     """named: by name or id. Once revoked, it stays so. Raises KeyNotFound."""
     key = get(connection, named)
     if key.revoked_at is None:
-        connection.execute(update(KEYS).where(KEYS.c.id == key.id).values(revoked_at=now))
+        connection.execute(updating(KEYS).where(KEYS.c.id == key.id).values(revoked_at=now))
         _raise_generation(connection)
     return get(connection, key.id)
 
 
 def rotate(connection: Connection, named: str, now: float, grace_s: float) -> tuple[Key, str]:
     """A new secret for the same key; the old one is taken for so long. Raises KeyNotFound."""
-    key = get(connection, named)
-    if key.revoked_at is not None:
-        raise KeyNotFound(f"the key {key.name!r} is revoked; make another")
+    key = _not_revoked(get(connection, named))
     secret = new_secret(_kind(key.terms))
     values = {
         "previous_digest": KEYS.c.digest if grace_s > 0 else None,
@@ -57,7 +73,7 @@ def rotate(connection: Connection, named: str, now: float, grace_s: float) -> tu
         "digest": digest_of(secret),
         "hint": hint_of(secret),
     }
-    connection.execute(update(KEYS).where(KEYS.c.id == key.id).values(values))
+    connection.execute(updating(KEYS).where(KEYS.c.id == key.id).values(values))
     _raise_generation(connection)
     return get(connection, key.id), secret
 
@@ -76,11 +92,13 @@ def find(connection: Connection, digest: str, now: float) -> Key | None:
     return _key(row, valid_until) if is_open else None
 
 
-def get(connection: Connection, named: str) -> Key:
-    """By name or id, whatever its state. Raises KeyNotFound."""
-    row = connection.execute(
-        select(KEYS).where(or_(KEYS.c.name == named, KEYS.c.id == named))
-    ).first()
+def get(connection: Connection, named: str, *, is_to_change: bool = False) -> Key:
+    """By name or id, whatever its state. is_to_change: by nobody else until the transaction ends.
+
+    Raises KeyNotFound.
+    """
+    query = select(KEYS).where(or_(KEYS.c.name == named, KEYS.c.id == named))
+    row = connection.execute(query.with_for_update() if is_to_change else query).first()
     if row is None:
         raise KeyNotFound(f"there is no key {named[:80]!r}")
     return _key(row)
@@ -97,7 +115,34 @@ def generation(connection: Connection) -> int:
 
 
 def _raise_generation(connection: Connection) -> None:
-    connection.execute(update(GENERATION).values(generation=GENERATION.c.generation + 1))
+    connection.execute(updating(GENERATION).values(generation=GENERATION.c.generation + 1))
+
+
+@contextmanager
+def _only_once(connection: Connection, key: Key) -> Iterator[None]:
+    """Around the statement that gives a key its name. Raises NameTaken.
+
+    Former names are looked at afterwards: only then has whoever gave one up committed it.
+    """
+    taken = NameTaken(f"there is or was a key named {key.name!r}; names are never used again")
+    try:
+        yield
+    except IntegrityError:
+        raise taken from None
+    others = (FORMER_NAMES.c.name == key.name, FORMER_NAMES.c.key_id != key.id)
+    if connection.execute(select(FORMER_NAMES).where(*others)).first() is not None:
+        raise taken
+
+
+def _keep_name(connection: Connection, key: Key) -> None:
+    connection.execute(delete(FORMER_NAMES).where(FORMER_NAMES.c.name == key.name))
+    connection.execute(insert(FORMER_NAMES).values(name=key.name, key_id=key.id))
+
+
+def _not_revoked(key: Key) -> Key:
+    if key.revoked_at is not None:
+        raise KeyNotFound(f"the key {key.name!r} is revoked; make another")
+    return key
 
 
 def _kind(terms: Terms) -> Kind:
@@ -105,11 +150,16 @@ def _kind(terms: Terms) -> Kind:
 
 
 def _row(key: Key) -> dict[str, Any]:
-    terms = key.terms
     return {
         "id": key.id,
         "hint": key.hint,
         "created_at": key.created_at,
+        **_terms_row(key.terms),
+    }
+
+
+def _terms_row(terms: Terms) -> dict[str, Any]:
+    return {
         "name": terms.name,
         "scopes": _SEPARATOR.join(sorted(terms.scopes)),
         "models": None if terms.models is None else _SEPARATOR.join(sorted(terms.models)),

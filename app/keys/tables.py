@@ -35,6 +35,13 @@ KEYS = Table(
     Column("revoked_at", Double),
 )
 
+FORMER_NAMES = Table(
+    "api_keys_former_names",
+    METADATA,
+    Column("name", String(64), primary_key=True),
+    Column("key_id", String(32), nullable=False),
+)
+
 GENERATION = Table(
     "api_keys_generation",
     METADATA,

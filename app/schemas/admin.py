@@ -70,6 +70,53 @@ class KeyBody(_Strict):
     limits: LimitsBody = Field(default=LimitsBody(), description="Limits.", examples=[{}])
 
 
+def _without_defaults(schema: dict[str, Any]) -> None:
+    """What is left out of a change stays; to show a default would say otherwise."""
+    for shown in schema["properties"].values():
+        shown.pop("default", None)
+
+
+class LimitsChangeBody(LimitsBody):
+    """Limits to change; null takes one away, what is left out stays."""
+
+    model_config = ConfigDict(json_schema_extra=_without_defaults)
+
+
+class KeyChangeBody(_Strict):
+    """What shall be otherwise about a key, at least one field; what is left out stays."""
+
+    model_config = ConfigDict(json_schema_extra=_without_defaults)
+
+    name: str = Field(
+        default="",
+        min_length=1,
+        max_length=64,
+        json_schema_extra={"pattern": "^[A-Za-z0-9][A-Za-z0-9._-]*$"},
+        description="The old one is kept for the key, and never given to another.",
+        examples=["shop-backend"],
+    )
+    scopes: list[str] = Field(
+        default=[], description="All that it shall have.", examples=[["infer", "jobs"]]
+    )
+    models: list[str] | None = Field(
+        default=None, description="All that it may ask; null: any.", examples=[["sentiment"]]
+    )
+    max_priority: Literal["interactive", "normal", "batch"] = Field(
+        default="interactive", description="No better class is given.", examples=["normal"]
+    )
+    expires_at: str | None = Field(
+        default=None,
+        max_length=40,
+        description="RFC 3339; null: never.",
+        examples=[EXAMPLE_INSTANT],
+    )
+    limits: LimitsChangeBody = Field(
+        default=LimitsChangeBody(),
+        description="Those that shall be otherwise; null: no limit.",
+        examples=[{"daily_tokens": 5_000_000, "monthly_budget": None}],
+    )
+
+
 class RotateBody(_Strict):
     """How a key is rotated."""
 

@@ -19,6 +19,8 @@ _SENTENCES = {
     "float_type": "must be a number, not {got}",
     "finite_number": "must be a finite number",
     "greater_than_equal": "must be at least {ge}, not {input}",
+    "greater_than": "must be above {gt}, not {input}",
+    "less_than_equal": "must be at most {le}, not {input}",
     "string_type": "must be a string, not {got}",
     "string_too_short": "must have {min_length} characters or more",
     "string_too_long": "must have at most {max_length} characters",

@@ -93,6 +93,7 @@ async def test_only_probes_and_documentation_are_open():
         ("POST", "/v2/models/a/infer", Scope.INFER),
         ("POST", "/v2/models/a/versions/b/infer", Scope.INFER),
         ("POST", "/v2/repository/models/a/load", Scope.MODELS_WRITE),
+        ("PATCH", "/admin/keys/a", Scope.ADMIN),
         ("DELETE", "/admin/keys/a", Scope.ADMIN),
         ("GET", "/new", Open.TO_CALLERS),
     ],

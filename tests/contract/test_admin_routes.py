@@ -36,6 +36,10 @@ class Admin:
         answer = await self.client.post("/infer", json=TEXT, headers={"X-API-Key": secret})
         return answer.status_code
 
+    async def models(self, secret: str) -> list[Any]:
+        answer = await self.client.get("/models", headers={"X-API-Key": secret})
+        return list(answer.json()["models"])
+
 
 @pytest_asyncio.fixture
 async def admin(database) -> AsyncIterator[Admin]:
@@ -75,6 +79,87 @@ async def test_the_life_of_a_key(admin: Admin):
     KeyShown.model_validate_json(gone.content, strict=True)
     assert gone.json()["state"] == "revoked"
     assert await admin.infer(rotated["secret"]) == await admin.infer(again["secret"]) == 401
+
+
+async def test_a_key_is_changed_field_by_field_and_limits_are_taken_away(admin: Admin):
+    body = {"name": "shop", "limits": {"requests_per_minute": 600, "daily_tokens": 7}}
+    made = (await admin.ask("POST", "/admin/keys", json=body)).json()
+    assert await admin.infer(made["secret"]) == 200
+    change = {
+        "name": "store",
+        "models": ["other"],
+        "max_priority": "batch",
+        "expires_at": "2126-01-01T00:00:00Z",
+        "limits": {"requests_per_minute": None, "monthly_budget": 12.5},
+    }
+    answer = await admin.ask("PATCH", "/admin/keys/shop", json=change)
+    assert answer.status_code == 200
+    KeyShown.model_validate_json(answer.content, strict=True)
+    expected = {**made, **change, "limits": {"daily_tokens": 7, "monthly_budget": 12.5}}
+    del expected["secret"]
+    assert answer.json() == expected
+    assert await admin.models(made["secret"]) == [], "at once"
+    act, _, _ = (await admin.ask("GET", "/admin/audit")).json()["acts"]
+    assert act["act"] == "key.update" and act["target"] == "shop"
+    assert act["details"]["changed"]["limits.requests_per_minute"] == {"was": 600, "is": None}
+
+    opened = {"models": None, "expires_at": None, "limits": {"daily_tokens": None}}
+    answer = await admin.ask("PATCH", f"/admin/keys/{made['id']}", json=opened)
+    left = {"models": None, "expires_at": None, "limits": {"monthly_budget": 12.5}}
+    assert answer.json() == {**expected, **left}
+    assert [each["name"] for each in await admin.models(made["secret"])] == ["echo"]
+    await admin.ask("PATCH", "/admin/keys/store", json={"scopes": ["metrics"]})
+    assert await admin.infer(made["secret"]) == 403
+
+
+async def test_a_rate_is_another_for_the_next_request(admin: Admin):
+    body = {"name": "shop", "limits": {"requests_per_minute": 1}}
+    secret = (await admin.ask("POST", "/admin/keys", json=body)).json()["secret"]
+    assert [await admin.infer(secret) for _ in range(2)] == [200, 429]
+    await admin.ask("PATCH", "/admin/keys/shop", json={"limits": {"requests_per_minute": 3}})
+    assert [await admin.infer(secret) for _ in range(3)] == [200, 200, 429]
+    await admin.ask("PATCH", "/admin/keys/shop", json={"limits": {"requests_per_minute": None}})
+    assert await admin.infer(secret) == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "named"),
+    [
+        ({}, 422, "nothing is to be changed"),
+        ({"limits": {}}, 422, "nothing is to be changed"),
+        ({"limits": None}, 422, "limits must be an object, not null"),
+        ({"id": "key_1"}, 422, "id is unknown"),
+        ({"name": None}, 422, "name must be a string, not null"),
+        ({"name": ""}, 422, "name must have 1 characters or more"),
+        ({"name": "a b"}, 422, "name is 'a b'"),
+        ({"name": "boss"}, 409, "'boss'"),
+        ({"scopes": None}, 422, "scopes must be a list, not null"),
+        ({"scopes": []}, 422, "scopes is empty"),
+        ({"scopes": ["root"]}, 422, "'root' is unknown"),
+        ({"models": []}, 422, "models must name 1 to 256"),
+        ({"max_priority": None}, 422, "max_priority must be 'interactive', 'normal' or 'batch'"),
+        ({"expires_at": "2027-01-01"}, 422, "time zone"),
+        ({"expires_at": "1999-01-01T00:00:00Z"}, 422, "in the past"),
+        ({"limits": {"daily_tokens": 0}}, 422, "limits.daily_tokens must be at least 1, not 0"),
+        (
+            {"limits": {"daily_tokens": 10**16}},
+            422,
+            f"limits.daily_tokens must be at most {10**15}",
+        ),
+        ({"limits": {"monthly_budget": 0}}, 422, "limits.monthly_budget must be above 0"),
+        ({"limits": {"monthly_budget": 1e7}}, 422, "limits.monthly_budget must be at most 1000000"),
+        ({"limits": {"hourly": 1}}, 422, "limits.hourly is unknown"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+async def test_wrong_changes_are_refused_by_the_name_of_the_field(
+    admin: Admin, body, status, named
+):
+    made = (await admin.ask("POST", "/admin/keys", json={"name": "shop"})).json()
+    answer = await admin.ask("PATCH", "/admin/keys/shop", json=body)
+    assert answer.status_code == status and named in answer.json()["error"]["message"]
+    shown = await admin.ask("GET", "/admin/keys/shop")
+    assert {**shown.json(), "secret": made["secret"]} == made
 
 
 async def test_lists_show_no_secret(admin: Admin):
@@ -124,8 +209,9 @@ async def test_wrong_bodies_are_refused_by_the_name_of_the_field(admin: Admin, b
 
 
 async def test_what_is_not_there_is_404_and_wrong_pages_are_422(admin: Admin):
-    for method, path in (("GET", ""), ("DELETE", ""), ("POST", "/rotate")):
-        answer = await admin.ask(method, f"/admin/keys/nobody{path}")
+    for method, path in (("GET", ""), ("DELETE", ""), ("PATCH", ""), ("POST", "/rotate")):
+        body = {"json": {"name": "x"}} if method == "PATCH" else {}
+        answer = await admin.ask(method, f"/admin/keys/nobody{path}", **body)
         assert answer.status_code == 404 and answer.json()["error"]["code"] == "key_not_found"
     for query in ("limit=0", "limit=1001", "limit=x", "before=-1", "limit=1&limit=2"):
         assert (await admin.ask("GET", f"/admin/audit?{query}")).status_code == 422

@@ -1,6 +1,7 @@
 """Keys on both databases: made once, found by their secrets, ended everywhere at once."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -11,6 +12,7 @@ from app.core.types import Priority
 from app.keys import keyring as keyrings
 from app.keys import store
 from app.keys.audit import Actor
+from app.keys.change import Change
 from app.keys.key import KeyLimits, Scope, Terms
 from app.keys.keyring import KNOWN_S, UNKNOWN_S, Keyring
 from app.keys.secret import digest_of, new_secret
@@ -201,6 +203,118 @@ async def test_a_change_elsewhere_is_seen_by_its_number(bench, elsewhere):
     assert await bench.find(secret), "it is known until the number is read"
     await bench.keyring.refresh()
     assert await bench.find(secret) is None
+
+
+async def test_a_change_is_in_force_at_once_and_leaves_the_rest(bench):
+    key, secret = await bench.service.create(ME, ALL)
+    assert await bench.find(secret)
+    limits = {"daily_requests": 5, "monthly_budget_nanos": None}
+    change = Change({"models": None, "max_priority": Priority.NORMAL}, limits)
+    changed = await bench.service.update(ME, key.id, change)
+    expected = replace(
+        ALL,
+        models=None,
+        max_priority=Priority.NORMAL,
+        limits=replace(ALL.limits, daily_requests=5, monthly_budget_nanos=None),
+    )
+    assert changed == replace(key, terms=expected)
+    assert (await bench.find(secret)).terms == expected
+    assert await bench.service.get(key.name) == changed
+
+
+async def test_a_change_elsewhere_is_in_force_when_its_number_is_read(bench, elsewhere):
+    _, secret = await bench.service.create(ME, Terms("app"))
+    await bench.keyring.refresh()
+    assert (await bench.find(secret)).terms.scopes == Terms("app").scopes
+    await elsewhere.update(ME, "app", Change({"scopes": frozenset({Scope.METRICS})}))
+    await bench.keyring.refresh()
+    assert (await bench.find(secret)).terms.scopes == {Scope.METRICS}
+
+
+async def test_a_change_is_in_the_log_with_what_was_and_what_is(bench):
+    key, _ = await bench.service.create(ME, ALL)
+    change = Change({"name": "jobs-2", "models": None}, {"daily_requests": None})
+    await bench.service.update(ME, ALL.name, change)
+    (_, act), _ = await bench.service.audited(10, None)
+    assert (act.actor, act.act, act.target) == ("cli:me", "key.update", ALL.name)
+    assert act.request_id == "request-1" and act.details == {
+        "key_id": key.id,
+        "changed": {
+            "name": {"was": ALL.name, "is": "jobs-2"},
+            "models": {"was": ["generator", "sentiment"], "is": None},
+            "limits.daily_requests": {"was": 10_000, "is": None},
+        },
+    }
+
+
+async def test_what_changes_nothing_is_no_act(bench, database):
+    await bench.service.create(ME, ALL)
+    before = await database.read(store.generation)
+    await bench.service.update(ME, ALL.name, Change({"name": ALL.name}, {"daily_requests": 10_000}))
+    assert await database.read(store.generation) == before
+    assert len(await bench.service.audited(10, None)) == 1
+
+
+async def test_a_name_that_was_given_up_is_its_keys_own_for_ever(bench):
+    key, _ = await bench.service.create(ME, Terms("old"))
+    other, _ = await bench.service.create(ME, Terms("other"))
+    await bench.service.update(ME, "old", Change({"name": "new"}))
+    with pytest.raises(NameTaken, match="'old'"):
+        await bench.service.create(ME, Terms("old"))
+    for taken in ("old", "new"):
+        with pytest.raises(NameTaken, match=f"'{taken}'"):
+            await bench.service.update(ME, "other", Change({"name": taken}))
+    for again in ("old", "new", "old"):
+        assert (await bench.service.update(ME, key.id, Change({"name": again}))).name == again
+    assert [each.name for each in await bench.service.list()] == ["old", "other"]
+    assert await bench.service.get("other") == other
+
+
+async def test_a_wrong_change_changes_nothing(bench):
+    key, secret = await bench.service.create(ME, ALL)
+    for change, named in (
+        (Change({"name": "a b"}), "name"),
+        (Change({"scopes": frozenset()}), "scopes"),
+        (Change({"models": frozenset({"a/b"})}), "models"),
+        (Change({"expires_at": 1.0}), "expires_at"),
+        (Change({"max_priority": Priority.NORMAL}, {"daily_tokens": 0}), "daily_tokens"),
+    ):
+        with pytest.raises(InvalidRequest, match=named):
+            await bench.service.update(ME, ALL.name, change)
+    assert await bench.service.get(ALL.name) == key
+    assert (await bench.find(secret)).terms == ALL
+    with pytest.raises(KeyNotFound):
+        await bench.service.update(ME, "nobody", Change({"name": "x"}))
+    await bench.service.revoke(ME, ALL.name)
+    with pytest.raises(KeyNotFound, match="revoked"):
+        await bench.service.update(ME, ALL.name, Change({"name": "x"}))
+
+
+async def test_an_expired_key_can_be_renamed_and_opened_again(bench, database):
+    _, secret = await bench.service.create(ME, Terms("app", expires_at=4e9))
+    late = KeyService(database, bench.keyring, wall=lambda: 5e9)
+    await late.update(ME, "app", Change({"name": "late"}))
+    with pytest.raises(InvalidRequest, match="expires_at"):
+        await late.update(ME, "late", Change({"expires_at": 4.5e9}))
+    await late.update(ME, "late", Change({"expires_at": None}))
+    assert await database.read(lambda c: store.find(c, digest_of(secret), 6e9))
+
+
+async def test_changes_of_two_servers_to_one_key_are_both_kept(bench, database_url, engines):
+    await bench.service.create(ME, Terms("app"))
+    servers = [Database(open_engines(database_url, READERS)) for _ in range(2)]
+    for count in range(1, 11):
+        changes = (Change(limits={"daily_requests": count}), Change(limits={"daily_tokens": count}))
+        await asyncio.gather(
+            *(
+                Bench(server).service.update(ME, "app", change)
+                for server, change in zip(servers, changes, strict=True)
+            )
+        )
+        limits = (await bench.service.get("app")).terms.limits
+        assert (limits.daily_requests, limits.daily_tokens) == (count, count)
+    for server in servers:
+        await server.close()
 
 
 async def test_the_first_key_of_all_is_noticed(bench, elsewhere):

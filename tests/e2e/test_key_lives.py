@@ -28,6 +28,8 @@ def test_until_there_is_a_key_the_server_listens_to_its_own_machine(start_server
     secret = cli(tmp_path, "keys", "create", "app")
     until(lambda: status(first) == 401, "the first key closes the door to others", 10)
     assert status(first, secret) == 200
+    cli(tmp_path, "keys", "update", "app", "--scope", "infer")
+    until(lambda: status(first, secret) == 403, "a key that was changed elsewhere is so here", 10)
     cli(tmp_path, "keys", "revoke", "app")
     until(lambda: status(first, secret) == 401, "a key that was revoked elsewhere ends", 10)
 
