@@ -19,7 +19,7 @@ from app.scheduling.cpu_lease import CpuLeases, Grant, Order
 from app.tasks.base import Prepared
 from app.tasks.catalogue import task_kinds
 from app.workers.lease import LeaseClient
-from app.workers.ledger import OnPiece
+from app.workers.ledger import OnPiece, OnUsed
 from app.workers.messages import AskThreads, ItemDone, ItemFailed, Load, ReturnThreads
 from app.workers.status import ServingState, Status
 from app.workers.supervisor import Supervisor
@@ -338,6 +338,7 @@ class AnswersWhenTold:
         self.askers: list[Asker] = []
         self.waits: list[asyncio.Future[Outcome]] = []
         self.pieces: list[OnPiece | None] = []
+        self.used: list[OnUsed | None] = []
         self.refusal: ServingError | None = None
         self.asked_for: set[str] = set()
 
@@ -365,11 +366,13 @@ class AnswersWhenTold:
         inputs: Mapping[str, Any] | None = None,
         asker: Asker = NOBODY,
         on_piece: OnPiece | None = None,
+        on_used: OnUsed | None = None,
     ) -> asyncio.Future[Outcome]:
         if self.refusal is not None:
             raise self.refusal
         self.inputs += [] if inputs is None else [inputs]
         self.pieces.append(on_piece)
+        self.used.append(on_used)
         self.askers.append(asker)
         self.submitted.append((version, text, parameters, timeout_ms))
         self.waits.append(asyncio.get_running_loop().create_future())

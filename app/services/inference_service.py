@@ -29,7 +29,7 @@ from app.core.errors import (
 from app.core.metrics import Metrics
 from app.core.parameters import resolve
 from app.core.texts import count_chars
-from app.core.types import NOBODY, Asker, Done, Failed, Outcome, Piece
+from app.core.types import NOBODY, Asker, Done, Failed, Outcome, Piece, Usage
 from app.models.registry import Deployment, Registry
 from app.services.metering import Meter, charge
 from app.services.response_cache import ResponseCache
@@ -69,7 +69,7 @@ class InferenceResult:
 class _Entry:
     """One input on its way. outcome is set once; latency_ms with it.
 
-    broken_off: why it was we who ended it. written: tokens that a stream has told of it.
+    broken_off: why it was we who ended it. used: tokens so far, of one that is streamed.
     """
 
     deployment: Deployment | None = None
@@ -77,7 +77,7 @@ class _Entry:
     latency_ms: float = 0.0
     wait: "asyncio.Future[Outcome] | None" = None
     broken_off: ServingError | None = None
-    written: int = 0
+    used: Usage = Usage()
 
 
 class InferenceService:
@@ -200,10 +200,12 @@ class InferenceService:
         entry = entries[number]
 
         def on_piece(piece: Piece) -> None:
-            entry.written += piece.tokens
             if not buffer.put(piece, number):
                 entry.broken_off = too_slow()
                 wait.cancel()
+
+        def on_used(used: Usage) -> None:
+            entry.used = used
 
         def on_done(done: "asyncio.Future[Outcome]") -> None:
             self._on_done(entry, done, started)
@@ -222,6 +224,7 @@ class InferenceService:
                 request.inputs,
                 asker,
                 on_piece,
+                on_used,
             )
         except ServingError as refused:
             self._settle(entry, Failed(refused), started)

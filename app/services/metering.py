@@ -2,7 +2,8 @@
 
 Tokens are those of the answers that are given. Where a call fails as a whole because one of its
 inputs did (OpenAI's routes), nothing is answered, and nothing is charged but the failure. Of a
-stream that was cut off, what was written until then counts.
+stream that was cut off, by whomever, its prompt counts as soon as the model reads it, and what was
+written until then.
 """
 
 from collections.abc import Iterable
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from app.core.price import FREE
-from app.core.types import Asker, Done, Outcome
+from app.core.types import Asker, Done, Outcome, Usage
 from app.models.registry import Deployment
 from app.models.spec import ModelSpec
 
@@ -38,7 +39,7 @@ class Meter(Protocol):
 
 
 class Metered(Protocol):
-    """One input of a call. written: tokens of it that a stream has told."""
+    """One input of a call. used: tokens so far, of one that is streamed."""
 
     @property
     def deployment(self) -> Deployment | None: ...
@@ -47,7 +48,7 @@ class Metered(Protocol):
     def outcome(self) -> Outcome | None: ...
 
     @property
-    def written(self) -> int: ...
+    def used(self) -> Usage: ...
 
 
 def charge(
@@ -79,7 +80,8 @@ def _count(use: Use, each: Metered, *, is_lost: bool) -> None:
     outcome = each.outcome
     if not isinstance(outcome, Done):
         use.failures += 1
-        use.output_tokens += each.written
+        use.input_tokens += each.used.input_tokens
+        use.output_tokens += each.used.output_tokens
         return
     use.compute_ms += outcome.timings.compute_ms
     if is_lost:

@@ -44,6 +44,9 @@ class Reader(Protocol):
         Raises MalformedAnswer, or AnswerBrokeOff for an error that the stream tells.
         """
 
+    def used(self) -> Usage:
+        """So far, by a stream; what the other server tells only with the end is 0 until then."""
+
     def end(self, *, is_complete: bool) -> Answer:
         """The answer of a stream, to which nothing is added any more; is_complete: it said so.
 

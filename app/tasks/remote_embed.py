@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import msgspec
 
 from app.core.errors import InvalidRequest, InvariantBroken
-from app.core.types import Answer
+from app.core.types import Answer, Usage
 from app.core.upstream import Call
 from app.tasks.remote import MalformedAnswer, Reader, RemoteUsage, fields_of, read, usage_of
 from app.tasks.rows import require_text
@@ -45,6 +45,9 @@ class _VectorReader:
 
     def take(self, event: bytes) -> tuple[str, int]:
         raise InvariantBroken("vectors do not stream")
+
+    def used(self) -> Usage:
+        return Usage()
 
     def end(self, *, is_complete: bool) -> Answer:
         raise InvariantBroken("vectors do not stream")

@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from app.core.types import Answer
+from app.core.types import Answer, Usage
 from app.tasks.remote import (
     AnswerBrokeOff,
     MalformedAnswer,
@@ -131,6 +131,9 @@ class _TextsReader(Generic[_Choice]):
         text = self._piece_of(choice)
         self._tokens += bool(text)
         return self._tell(text)
+
+    def used(self) -> Usage:
+        return usage_of(self._usage, self._tokens)
 
     def end(self, *, is_complete: bool) -> Answer:
         if self._reason is None and not is_complete:

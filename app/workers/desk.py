@@ -16,7 +16,7 @@ from app.core.errors import DeadlineExceeded
 from app.core.types import NOBODY, Asker, Done, Outcome
 from app.scheduling.admission import Admission
 from app.workers.effort import effort_of
-from app.workers.ledger import Ledger, OnPiece, Owed
+from app.workers.ledger import Ledger, OnPiece, OnUsed, Owed
 from app.workers.messages import WireItem, pack_inputs
 
 
@@ -56,6 +56,7 @@ class Desk:
         inputs: Mapping[str, Any] | None = None,
         asker: Asker = NOBODY,
         on_piece: OnPiece | None = None,
+        on_used: OnUsed | None = None,
     ) -> asyncio.Future[Outcome]:
         """The outcome to be; cancelling it withdraws the input.
 
@@ -95,7 +96,7 @@ class Desk:
         outcome.add_done_callback(
             lambda done: self.ledger.leave(item_id) if done.cancelled() else None
         )
-        self.ledger.accept(Owed(item, now + timeout_ms / 1000, settle, on_piece), now)
+        self.ledger.accept(Owed(item, now + timeout_ms / 1000, settle, on_piece, on_used), now)
         return outcome
 
 

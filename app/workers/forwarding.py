@@ -29,6 +29,7 @@ from app.workers.messages import (
     Health,
     Pieces,
     Started,
+    Used,
     WireItem,
     unpack_inputs,
 )
@@ -202,7 +203,9 @@ class ForwardingLoop:
         if text and pending.item.id in self._pending:
             pending.told += len(text)
             pending.told_tokens += tokens
-            self._announce(Pieces([(pending.item.id, Piece(text, tokens))]))
+            used = pending.reader.used()
+            told = Used(pending.item.id, used.input_tokens, used.output_tokens)
+            self._announce(Pieces([(pending.item.id, Piece(text, tokens))], [told]))
 
     def _settle(self, item_id: int, outcome: Answer | ServingError) -> None:
         """Nothing is owed to a caller who has left."""

@@ -30,6 +30,7 @@ from app.workers.messages import (
     ItemFailed,
     Pieces,
     Started,
+    Used,
     WireItem,
     unpack_inputs,
 )
@@ -49,6 +50,7 @@ class Pending:
     plan: GenerationPlan | None = None
     started: float | None = None
     texts: Sequence[OpenText] = ()
+    written: int = 0  # tokens, of one that is streamed
 
 
 class GeneratingLoop:
@@ -204,17 +206,29 @@ class GeneratingLoop:
             self._turnover.note(freed, ms)
         tokens = outcome.tokens + sum(outcome.read.values())
         self._batches.append(BatchRan(running, tokens, tokens, ms, 0.0))
+        used = self._used(outcome)
         self._tell(outcome)
         replies = [
             self._finish(self._pending.pop(item_id), generated)
             for item_id, generated in outcome.finished.items()
             if item_id in self._pending
         ]
-        if self._pieces:
-            self._announce(Pieces(self._pieces))
+        if self._pieces or used:
+            self._announce(Pieces(self._pieces, used))
             self._pieces = []
         if replies:
             self._reply(replies)
+
+    def _used(self, outcome: StepOutcome) -> list[Used]:
+        """Of all that are streamed and that the step read or wrote, beams aside."""
+        used = []
+        for item_id in dict.fromkeys((*outcome.read, *outcome.written)):
+            pending = self._pending.get(item_id)
+            if pending is not None and pending.plan is not None and pending.item.stream:
+                written = outcome.written.get(item_id, ())
+                pending.written += sum(len(news.token_ids) for news in written)
+                used.append(Used(item_id, len(pending.plan.prompt), pending.written))
+        return used
 
     def _tell(self, outcome: StepOutcome) -> None:
         """What the step added to texts that are streamed; of those that ended, `_finish` does."""

@@ -39,6 +39,7 @@ from app.workers.messages import (
     WireItem,
     decode_to_server,
     encode,
+    Used,
 )
 from app.workers.state import WorkerState, move
 from app.workers.wire import Wire
@@ -67,6 +68,8 @@ class Listener(Protocol):
     ) -> None: ...
 
     def on_pieces(self, handle: "WorkerHandle", pieces: Sequence[tuple[int, Piece]]) -> None: ...
+
+    def on_used(self, handle: "WorkerHandle", used: Sequence[Used]) -> None: ...
 
     def on_started(self, handle: "WorkerHandle", started: Started) -> None: ...
 
@@ -256,8 +259,9 @@ class WorkerHandle:
             case Results(items):
                 self.has_answered = True
                 self._listener.on_results(self, items)
-            case Pieces(pieces):
-                self.has_answered = True
+            case Pieces(pieces, used):
+                self.has_answered = self.has_answered or bool(pieces)
+                self._listener.on_used(self, used)
                 self._listener.on_pieces(self, pieces)
             case Started():
                 self._listener.on_started(self, message)

@@ -38,7 +38,7 @@ from app.core.errors import (
     from_code,
 )
 from app.core.types import Answer, Done, Failed, Outcome, Piece, Timings, Usage
-from app.workers.messages import ItemDone, ItemFailed, WireItem
+from app.workers.messages import ItemDone, ItemFailed, Used, WireItem
 
 log = structlog.get_logger()
 
@@ -50,6 +50,7 @@ MOST_TRIALS = 2  # alone, of an item that no worker was known to run when it die
 
 
 OnPiece = Callable[[Piece], None]
+OnUsed = Callable[[Usage], None]
 
 
 class Taker(Protocol):
@@ -62,12 +63,14 @@ class Taker(Protocol):
 
 @dataclass(slots=True)
 class Owed:
-    """An accepted item. settle: told its outcome, once. on_piece: what it becomes, in pieces."""
+    """An accepted item. settle: told its outcome, once. on_piece: what it becomes, in pieces.
+    on_used: its tokens so far, while it is streamed."""
 
     item: WireItem
     deadline: float
     settle: Callable[[Outcome], None]
     on_piece: OnPiece | None = None
+    on_used: OnUsed | None = None
     has_begun: bool = False  # a piece was told
     is_sent: bool = False
     deaths: int = 0  # of workers that had it
@@ -121,6 +124,12 @@ class Ledger:
         if owed is not None and owed.on_piece is not None:
             owed.has_begun = True
             owed.on_piece(piece)
+
+    def used(self, used: Used) -> None:
+        """By an item that is streamed; by the worker that runs it now, should it be the second."""
+        owed = self._owed.get(used.id)
+        if owed is not None and owed.on_used is not None:
+            owed.on_used(Usage(used.input_tokens, used.output_tokens))
 
     def lost(self, inside: Collection[int], *, from_outside: bool = False) -> Verdict:
         """The worker died; inside: what it was running. from_outside: nobody is to blame."""

@@ -25,7 +25,7 @@ from app.workers.desk import Desk
 from app.workers.handle import WorkerHandle
 from app.workers.ledger import Verdict
 from app.workers.means import Means, Preparation, Prepare
-from app.workers.messages import Beat, ItemDone, ItemFailed, Load, Started
+from app.workers.messages import Beat, ItemDone, ItemFailed, Load, Started, Used
 from app.workers.processor_time import processor_time_s
 from app.workers.status import IN_SERVICE, ServingState, Status
 from app.workers.watchdog import CHECK_S, Watchdog
@@ -105,6 +105,10 @@ class Life:
     def on_pieces(self, handle: WorkerHandle, pieces: Sequence[tuple[int, Piece]]) -> None:
         for item_id, piece in pieces:
             self._desk.ledger.wrote(item_id, piece)
+
+    def on_used(self, handle: WorkerHandle, used: Sequence[Used]) -> None:
+        for each in used:
+            self._desk.ledger.used(each)
 
     def on_started(self, handle: WorkerHandle, started: Started) -> None:
         now = self._clock.now()

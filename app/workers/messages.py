@@ -139,11 +139,21 @@ class Results(Struct, frozen=True, tag=True):
     items: list[ItemDone | ItemFailed]
 
 
+class Used(Struct, frozen=True, array_like=True):
+    """Tokens of an item that is streamed, so far: of its prompt, once it is being read, and all
+    that were written, also those whose text has to wait."""
+
+    id: int
+    input_tokens: int
+    output_tokens: int
+
+
 class Pieces(Struct, frozen=True, tag=True):
     """What a step has added to texts that are streamed, by item. All pieces of an item come before
-    its result."""
+    its result. used: of each item that the step went on with."""
 
     items: list[tuple[int, Piece]]
+    used: list[Used] = field(default_factory=list)
 
 
 class AskThreads(Struct, frozen=True, tag=True):

@@ -15,7 +15,7 @@ import structlog
 from app.core.errors import ModelUnavailable, Superseded
 from app.core.types import NOBODY, Asker, Outcome
 from app.workers.desk import Desk
-from app.workers.ledger import OnPiece
+from app.workers.ledger import OnPiece, OnUsed
 from app.workers.life import Life
 from app.workers.means import Means, Prepare
 from app.workers.roster import Roster, Wish
@@ -98,16 +98,20 @@ class Supervisor:
         inputs: Mapping[str, Any] | None = None,
         asker: Asker = NOBODY,
         on_piece: OnPiece | None = None,
+        on_used: OnUsed | None = None,
     ) -> asyncio.Future[Outcome]:
         """The outcome to be; inputs: tensors, in place of text; on_piece: told
-        each piece of the answer while it is written, where the model writes in steps.
+        each piece of the answer while it is written, where the model writes in steps; on_used: its
+        tokens so far.
 
         While the worker restarts, the input is held for the next one. Raises ModelUnavailable or
         Overloaded at once, or InvalidRequest.
         """
         if (refusal := self.closed(version) or self._loss_of(version)) is not None:
             raise refusal
-        return self._desk.submit(version, text, parameters, timeout_ms, inputs, asker, on_piece)
+        return self._desk.submit(
+            version, text, parameters, timeout_ms, inputs, asker, on_piece, on_used
+        )
 
     async def load(self, version: str) -> None:
         """Returns when the version takes requests. Cancelling this takes nothing back.

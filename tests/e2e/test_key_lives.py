@@ -6,16 +6,25 @@ import os
 import signal
 import time
 from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from tests.e2e.conftest import Start
-from tests.e2e.serving import ServerProcess, cli
+from tests.e2e.serving import ServerProcess, catalog_of, cli
 from tests.processes import until
 
 
 def status(server: ServerProcess, secret: str = "") -> int:
     headers = {"Authorization": f"Bearer {secret}"} if secret else {}
     return server.client.get("/models", headers=headers).status_code
+
+
+def killed(pid: int) -> bool:
+    """False: nothing but the death of the process ends what was asked of it."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    return False
 
 
 def test_until_there_is_a_key_the_server_listens_to_its_own_machine(start_server: Start, tmp_path):
@@ -80,6 +89,45 @@ def test_the_ledger_has_what_clients_saw_even_after_a_kill(start_server: Start, 
     assert tokens == seen
     items = {row["model"]: int(row["items"]) for row in rows}
     assert items == {"sentiment": 4, "embedder": 2, "generator": 1}
+
+
+def test_streams_that_are_cut_off_are_in_the_ledger_by_what_they_used(start_server, tmp_path):
+    """By the client, by the deadline and by the worker's death."""
+    headers = {"Authorization": f"Bearer {cli(tmp_path, 'keys', 'create', 'app')}"}
+    catalog = catalog_of(tmp_path, "generator")
+    server = start_server(MODEL_CATALOG=catalog, DEFAULT_MODEL="generator")
+    server.until_ready()
+    parameters = {"max_new_tokens": 1500, "min_new_tokens": 1500, "temperature": 0}
+    story = {"model": "generator", "text": "The history of bridges is"}
+    body = {**story, "parameters": parameters, "stream": True}
+
+    def used() -> Counter[str]:
+        (row,) = server.client.get("/usage", headers=headers).json()["usage"]
+        return Counter({name: row[name] for name in ("failures", "input_tokens", "output_tokens")})
+
+    def begin(**more: str) -> Any:
+        return server.client.stream("POST", "/infer", json=body, headers=headers | more)
+
+    first = server.infer(story["model"], story["text"], headers=headers, max_new_tokens=1).json()
+    read = first["metadata"]["usage"]["input_tokens"]
+
+    def cut_off(stream: Any, after_piece: Callable[[], bool], most_more: float) -> None:
+        before, told = used(), 0
+        with stream as answer:
+            for line in answer.iter_lines():
+                if line.startswith("data: ") and "tokens" in (event := json.loads(line[6:])):
+                    told += event["tokens"]
+                    if after_piece():
+                        break
+        until(lambda: used()["failures"] > before["failures"], "the stream's entry", 10)
+        added = used() - before
+        assert (added["failures"], added["input_tokens"]) == (1, read)
+        assert 0 < told <= added["output_tokens"] <= told + most_more
+
+    cut_off(begin(), lambda: True, 1500)
+    cut_off(begin(**{"X-Request-Timeout-Ms": "1500"}), lambda: False, 2)
+    worker = server.worker_pids()["SmolLM2-135M-Instruct"]
+    cut_off(begin(), lambda: killed(worker), 2)
 
 
 def test_strangers_are_let_in_where_that_was_said(start_server: Start):

@@ -4,6 +4,7 @@ import asyncio
 import time
 
 from app.core.parameters import resolve
+from app.core.types import Usage
 from app.tasks.catalogue import task_info
 from app.workers.status import ServingState
 from tests.process.workers import (
@@ -51,13 +52,20 @@ async def test_a_stream_that_had_begun_ends_with_its_worker_and_others_are_run_a
     watched = await supervised.ready(generating("KilledInThirdStep", supervised.folder))
     supervisor = watched.supervisor
     pieces: list[tuple[str, int]] = []
+    used: list[Usage] = []
     begun = supervisor.submit(
-        VERSION, "a sin", GENERATION, 60_000, on_piece=lambda p: pieces.append((p.text, p.tokens))
+        VERSION,
+        "a sin",
+        GENERATION,
+        60_000,
+        on_piece=lambda p: pieces.append((p.text, p.tokens)),
+        on_used=used.append,
     )
     beside = supervisor.submit(VERSION, "good", GENERATION, 60_000)
     outcome = await asyncio.wait_for(begun, ANSWER_S)
 
     assert error_of(outcome).code == "model_unavailable" and "ask again" in str(error_of(outcome))
     assert pieces == [("1", 1), ("2", 1)]
+    assert used == [Usage(5, 1), Usage(5, 2)], "what was read and written until then is known"
     assert value_of(await asyncio.wait_for(beside, ANSWER_S)) == "123"
     await watched.until(ServingState.READY, times=2)

@@ -30,6 +30,7 @@ from app.workers.messages import (
     Load,
     Loaded,
     Started,
+    Used,
 )
 from app.workers.status import ServingState
 from app.workers.supervisor import Supervisor
@@ -132,6 +133,10 @@ class Lone(WorkerHandle):
     def on_pieces(self, handle: WorkerHandle, pieces: Sequence[tuple[int, Piece]]) -> None:
         for item_id, piece in pieces:
             self.desk.ledger.wrote(item_id, piece)
+
+    def on_used(self, handle: WorkerHandle, used: Sequence[Used]) -> None:
+        for each in used:
+            self.desk.ledger.used(each)
 
     def on_started(self, handle: WorkerHandle, started: Started) -> None:
         self.runs.append(started)

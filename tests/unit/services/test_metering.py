@@ -5,12 +5,20 @@ from dataclasses import replace
 
 import pytest
 
-from app.core.errors import ModelUnavailable, Overloaded
+from app.core.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    ModelUnavailable,
+    Overloaded,
+    ServingError,
+    WorkerLost,
+)
 from app.core.price import Price
 from app.core.types import Answer, Asker, Done, Failed, Piece, Timings, Usage
 from app.models.registry import Registry
 from app.services.inference_service import InferenceRequest, InferenceService
 from app.services.metering import Use
+from app.services.streaming import MOST_HELD_BYTES
 from tests.fakes import AnswersWhenTold, FakeClock, a_deployment, a_spec, settle_tasks
 from app.core.metrics import Metrics
 
@@ -150,15 +158,94 @@ async def test_a_stream_is_charged_once_as_its_result_says(bench):
     assert bench.uses.only == Use(1, 1, 0, 0, 4, 2, 2.5)
 
 
-async def test_of_a_stream_that_is_cut_off_what_was_written_counts(bench):
+CUT_OFF = Use(requests=1, items=1, failures=1, input_tokens=4, output_tokens=5)
+
+
+async def begun_stream(bench):
+    """Four tokens read and five written, of which two were told."""
     stream = bench.service.stream([STORY], asker=ASKER)
     taking = asyncio.create_task(anext(stream))
     await settle_tasks()
+    bench.worker.used[0](Usage(4, 2))
     bench.worker.pieces[0](Piece("a", 2))
     await taking
-    bench.worker.pieces[0](Piece("b", 3))
+    bench.worker.used[0](Usage(4, 5))
+    return stream
+
+
+async def test_of_a_stream_whose_client_leaves_what_was_read_and_written_counts(bench):
+    stream = await begun_stream(bench)
     await stream.aclose()
-    assert bench.uses.only == Use(requests=1, items=1, failures=1, output_tokens=5)
+    assert bench.uses.only == CUT_OFF
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        DeadlineExceeded(),
+        WorkerLost("the worker stopped while it wrote the answer"),
+        ServingError(),
+    ],
+    ids=["deadline", "worker's death", "our fault"],
+)
+async def test_of_a_stream_that_fails_what_was_read_and_written_counts(bench, error):
+    stream = await begun_stream(bench)
+    bench.worker.waits[0].set_result(Failed(error))
+    (last,) = [each async for each in stream]
+    assert last.outcome.error is error
+    assert bench.uses.only == CUT_OFF
+
+
+async def test_of_a_stream_that_is_not_read_what_was_read_and_written_counts(bench):
+    stream = await begun_stream(bench)
+    bench.worker.pieces[0](Piece("x" * (MOST_HELD_BYTES + 1), 0))
+    (last,) = [each async for each in stream]
+    assert isinstance(last.outcome.error, Cancelled)
+    assert bench.uses.only == CUT_OFF
+
+
+async def test_of_a_stream_that_fails_before_its_first_piece_what_was_read_counts(bench):
+    stream = bench.service.stream([STORY], asker=ASKER)
+    taking = asyncio.create_task(anext(stream))
+    await settle_tasks()
+    bench.worker.used[0](Usage(4, 0))
+    bench.worker.waits[0].set_result(Failed(DeadlineExceeded()))
+    with pytest.raises(DeadlineExceeded):
+        await taking
+    assert bench.uses.only == Use(requests=1, items=1, failures=1, input_tokens=4)
+
+
+async def test_a_stream_that_never_ran_has_used_no_token(bench):
+    stream = bench.service.stream([STORY], asker=ASKER)
+    taking = asyncio.create_task(anext(stream))
+    await settle_tasks()
+    taking.cancel()
+    await asyncio.wait([taking])
+    assert bench.uses.only == Use(requests=1, items=1, failures=1)
+
+
+async def test_of_several_texts_streamed_together_each_counts_what_it_used(bench):
+    stream = bench.service.stream([STORY, STORY], asker=ASKER)
+    taking = asyncio.create_task(anext(stream))
+    await settle_tasks()
+    bench.worker.pieces[0](Piece("a", 1))
+    await taking
+    bench.worker.waits[0].set_result(done(4, 7))
+    bench.worker.used[1](Usage(4, 3))
+    await settle_tasks()
+    await stream.aclose()
+    assert bench.uses.only == Use(1, 2, 1, 0, 8, 10, 2.5)
+
+
+async def test_a_cut_off_stream_costs_its_tokens_and_no_request(bench):
+    stream = bench.service.stream([SAD], asker=ASKER)
+    taking = asyncio.create_task(anext(stream))
+    await settle_tasks()
+    bench.worker.used[0](Usage(3, 1))
+    bench.worker.pieces[0](Piece("a", 1))
+    await taking
+    await stream.aclose()
+    assert bench.uses.only.cost_nanos == (3 * 2_000_000_000 + 10_000_000_000) // 10**6
 
 
 @pytest.mark.parametrize("tokens", [0, 1, 7, 10**9])

@@ -171,6 +171,15 @@ def test_without_usage_the_pieces_are_counted_and_it_is_said():
     assert answer.usage == Usage(0, 1) and answer.metadata["usage_unknown"] is True
 
 
+def test_what_a_stream_used_so_far_is_what_was_counted_or_told():
+    _, reader = prepared("Once", stream=True)
+    reader.take(event(choices=[{"text": " a"}]))
+    assert reader.used() == Usage(0, 1)
+    usage = {"prompt_tokens": 5, "completion_tokens": 3}
+    reader.take(event(choices=[{"text": " b c"}], usage=usage))
+    assert reader.used() == Usage(5, 3)
+
+
 def test_a_stream_that_neither_ends_nor_says_why_broke_off():
     _, reader = prepared("Once", stream=True)
     reader.take(event(choices=[{"text": " a"}]))

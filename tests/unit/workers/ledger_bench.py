@@ -1,6 +1,6 @@
 """A ledger over workers without a process, and what became of every item."""
 
-from app.core.types import Failed, Outcome
+from app.core.types import Failed, Outcome, Usage
 from app.workers.ledger import Ledger, Owed, Verdict
 from app.workers.messages import ItemDone, WireItem
 
@@ -34,6 +34,7 @@ class Bench:
         self.now = 0.0
         self.outcomes: dict[int, list[Outcome]] = {}
         self.pieces: list[tuple[str, int]] = []
+        self.used: list[Usage] = []
         self.worker: Worker | None = None
 
     def submit(
@@ -45,7 +46,9 @@ class Bench:
         on_piece = (
             (lambda piece: self.pieces.append((piece.text, piece.tokens))) if stream else None
         )
-        owed = Owed(item, self.now + timeout_s, self.outcomes[item_id].append, on_piece)
+        on_used = self.used.append if stream else None
+        settle = self.outcomes[item_id].append
+        owed = Owed(item, self.now + timeout_s, settle, on_piece, on_used)
         self.ledger.accept(owed, self.now)
         return item_id
 

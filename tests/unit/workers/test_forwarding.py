@@ -14,7 +14,7 @@ from app.runtimes.upstream_refusals import REFUSED_KEY, KeyRefused, Unreachable
 from app.tasks.remote_generate import RemoteGenerate
 from app.tasks.remote_parameters import REMOTE_GENERATE
 from app.workers.forwarding import ForwardingLoop
-from app.workers.messages import Ended, Health, ItemDone, Pieces, Started, WireItem
+from app.workers.messages import Ended, Health, ItemDone, Pieces, Started, Used, WireItem
 from app.workers.replies import Announcement
 from tests.fakes import FakeClock, Replies, served_by, settle_tasks, until
 
@@ -163,6 +163,16 @@ async def test_pieces_come_before_the_answer_and_make_it_up():
     assert isinstance(reply, ItemDone) and len(pieces) > 1
     assert "".join(piece.text for _, piece in pieces) == reply.value
     assert sum(piece.tokens for _, piece in pieces) == reply.output_tokens
+
+
+async def test_what_a_stream_used_is_told_with_its_pieces_as_far_as_it_is_known():
+    """The other server tells of the prompt with the end."""
+    async with running(Bench()) as bench:
+        item = bench.submit("a b", stream=True)
+        bench.runtime.let("a b")
+        await bench.replies.of(item)
+    used = [each for said in bench.announced if isinstance(said, Pieces) for each in said.used]
+    assert used == [Used(item, 0, at) for at in range(1, 5)]
 
 
 async def test_one_that_fails_or_cannot_be_asked_fails_alone():

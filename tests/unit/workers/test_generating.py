@@ -107,6 +107,11 @@ class Bench:
         frames = [said.items for said in self.announced if isinstance(said, Pieces)]
         return [piece for each in frames for of, piece in each if of == item]
 
+    def used(self, item: int) -> list[tuple[int, int]]:
+        """Tokens of an item, read and written, as they were told."""
+        frames = [said.used for said in self.announced if isinstance(said, Pieces)]
+        return [(u.input_tokens, u.output_tokens) for each in frames for u in each if u.id == item]
+
     def expected(self, text: str, new_tokens: int) -> str:
         last = self.runtime.tokenizer.encode([text])[0][-1]
         return " ".join(str(last + n) for n in range(1, new_tokens + 1))
@@ -440,6 +445,49 @@ async def test_a_runtime_that_decodes_many_is_asked_once_per_step():
 
     assert runtime.calls == [4, 4]  # the last step's text is the answer's
     assert ["".join(text for text, _ in bench.told(item)) for item in items] == ["2 3 4"] * 4
+
+
+async def test_what_a_streamed_text_used_is_told_with_each_step_and_of_others_not():
+    bench = Bench()
+    async with running(bench):
+        item = bench.submit("one two", 3, stream=True)
+        beside = bench.submit("two", 3)
+        await bench.replies.of(item, beside)
+
+    assert bench.used(item) == [(2, 1), (2, 2), (2, 3)]
+    assert bench.used(beside) == []
+
+
+async def test_tokens_whose_text_has_to_wait_are_used_at_once():
+    bench = Bench()
+    async with running(bench):
+        item = bench.submit("one", 4, stream=True, stop=["2 3 4 6"])
+        await bench.answer(item)
+
+    assert bench.told(item) == [("2 3 4 5", 4)]
+    assert bench.used(item) == [(1, 1), (1, 2), (1, 3), (1, 4)]
+
+
+async def test_of_several_texts_of_a_prompt_all_tokens_are_used():
+    bench = Bench()
+    async with running(bench):
+        item = bench.submit("one", 2, stream=True, temperature=1, num_return_sequences=3)
+        await bench.answer(item)
+
+    assert bench.used(item) == [(1, 3), (1, 6)]
+
+
+async def test_a_prompt_that_is_being_read_is_used_and_one_that_waits_is_not():
+    bench = Bench(max_sequences=1)
+    async with running(bench):
+        first = bench.submit("one", ENDLESS, stream=True)
+        waits = bench.submit("two", 1, stream=True)
+        await until(lambda: len(bench.used(first)) > 2)
+        assert bench.used(waits) == []
+        bench.loop.cancel([first])
+        await bench.answer(waits)
+
+    assert bench.used(waits) == [(1, 1)]
 
 
 async def test_every_piece_comes_before_the_result():

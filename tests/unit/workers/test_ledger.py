@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from app.core.errors import ModelUnavailable
 from app.core.types import Answer, Done, Failed, Piece, Timings, Usage
 from app.workers.ledger import Verdict
-from app.workers.messages import ItemFailed
+from app.workers.messages import ItemFailed, Used
 from tests.unit.workers.ledger_bench import Bench, Worker, done
 
 
@@ -430,3 +430,25 @@ def test_pieces_of_who_has_left_are_nobodys():
     bench.ledger.wrote(item, Piece("late", 1))
 
     assert bench.pieces == []
+
+
+def test_what_a_stream_used_is_told_until_it_ends():
+    bench = Bench()
+    item, plain = bench.submit(stream=True), bench.submit()
+    bench.start()
+    bench.ledger.used(Used(item, 4, 1))
+    bench.ledger.used(Used(plain, 4, 1))
+    bench.ledger.used(Used(item, 4, 2))
+    bench.ledger.expire(item)
+    bench.ledger.used(Used(item, 4, 3))
+
+    assert bench.used == [Usage(4, 1), Usage(4, 2)]
+
+
+def test_stream_that_read_its_prompt_and_told_nothing_is_run_again():
+    bench = Bench()
+    item = bench.submit(stream=True)
+    bench.start()
+    bench.ledger.used(Used(item, 4, 0))
+    bench.crash(item)
+    assert bench.start().items.keys() == {item} and bench.outcomes[item] == []

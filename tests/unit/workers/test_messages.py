@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.core.errors import InvalidRequest
+from app.core.types import Piece
 from app.workers.messages import (
     AskThreads,
     BatchRan,
@@ -19,12 +20,14 @@ from app.workers.messages import (
     Load,
     Loaded,
     LoadFailed,
+    Pieces,
     RecallThreads,
     Results,
     ReturnThreads,
     Started,
     Stop,
     Submit,
+    Used,
     WireItem,
     decode_to_server,
     decode_to_worker,
@@ -70,6 +73,7 @@ TO_SERVER = [
             ItemFailed(2, "input_too_long", "text has 300 tokens"),
         ]
     ),
+    Pieces([(1, Piece("a", 2, finish_reason="stop"))], [Used(1, 7, 2), Used(2, 2**53, 0)]),
     AskThreads(1),
     ReturnThreads(1),
     Started(7, [1, 2], 12.5),
