@@ -33,6 +33,7 @@ from app.api.openai_route import VALUES_PER_REQUEST
 from app.api.server import Server, allow_descriptors, build_server, open_socket
 from app.batches.open import open_batches
 from app.batches.running import BatchLimits
+from app.core.batch_metrics import BatchMetrics
 from app.core.clock import MonotonicClock
 from app.core.config import Settings, load_settings
 from app.core.errors import ConfigurationError
@@ -178,7 +179,7 @@ def create_app(settings: Settings, specs: Sequence[ModelSpec], storage: Storage)
     models = ModelService(fleet.registry)
     work = Work(inference, models, request_limits(settings), lambda: models.readiness().started)
     jobs, once = _jobs(settings, database, work, metrics)
-    batches = _batches(settings, database, work)
+    batches = _batches(settings, database, work, metrics)
     services = Services(inference, models, control, metrics, jobs, once, batches, accounts)
     grpc = _grpc_server(services, settings)
 
@@ -220,13 +221,14 @@ def _jobs(
     return JobService(opened.store, runner, watch, counted, notifier), opened.once
 
 
-def _batches(settings: Settings, database: Database, work: Work) -> BatchService:
+def _batches(settings: Settings, database: Database, work: Work, metrics: Metrics) -> BatchService:
     max_values = VALUES_PER_REQUEST + settings.max_tensor_values
     of_lines = BatchWork(work.inference, work.models, work.limits, max_values, work.is_ready)
     limits = BatchLimits(
         settings.batch_max_inputs, settings.max_batch_lines, settings.max_body_bytes
     )
-    opened = open_batches(database, settings.data_dir, of_lines, limits)
+    counted = BatchMetrics(metrics.registry)
+    opened = open_batches(database, settings.data_dir, of_lines, limits, counted)
     return BatchService(opened.store, opened.contents, opened.runner, settings.file_keep_s)
 
 

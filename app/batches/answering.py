@@ -28,6 +28,7 @@ from app.batches.results import (
 from app.batches.status import Batch, BatchStatus, Counts
 from app.batches.store import BatchStore
 from app.batches.work import Asked, Work
+from app.core.batch_metrics import BatchMetrics
 from app.core.errors import DeadlineExceeded, StorageUnavailable, TryLater
 from app.core.waiting import wait_at_most
 
@@ -93,6 +94,7 @@ class Answering:
         room: asyncio.Semaphore,
         folder: Path,
         max_bytes: int,
+        metrics: BatchMetrics,
     ) -> None:
         """Reads what was answered before. Raises OSError."""
         self._batch = batch
@@ -100,6 +102,7 @@ class Answering:
         self._work = work
         self._room = room
         self._max_bytes = max_bytes
+        self._metrics = metrics
         self._results = Results(folder, batch.id)
         self._answered_before = self._results.numbers
         self._unkept = Unkept([], [])
@@ -174,8 +177,13 @@ class Answering:
                     return
                 task = asyncio.create_task(self._ask(line, place))
                 self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+                self._metrics.in_flight.inc()
+                task.add_done_callback(self._answered)
                 task.add_done_callback(place.leave)
+
+    def _answered(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        self._metrics.in_flight.dec()
 
     async def _ask(self, line: Line, place: Place) -> None:
         """One line, from its place to its answer, or to the end of the batch."""
@@ -235,13 +243,22 @@ class Answering:
             unkept, self._unkept = self._unkept, Unkept([], [])
             while len(unkept):
                 try:
-                    await asyncio.to_thread(self._results.append, unkept.answers, unkept.failures)
+                    await self._append(unkept)
                 except OSError as error:
                     log.error("batch_results_not_kept", batch=self._batch.id, reason=str(error))
                     if self.stop is Stop.LEAVING:
                         return
                     await asyncio.sleep(RETRY_S)
             await self._tell()
+
+    async def _append(self, unkept: Unkept) -> None:
+        """Raises OSError; what was appended before is counted."""
+        answers, failures = self._results.counts
+        try:
+            await asyncio.to_thread(self._results.append, unkept.answers, unkept.failures)
+        finally:
+            now = self._results.counts
+            self._metrics.kept(now[0] - answers, now[1] - failures)
 
     async def _tell(self) -> None:
         """Counts; and whether it was cancelled, by whichever server."""

@@ -10,6 +10,7 @@ from app.batches.running import BatchLimits, Means
 from app.batches.sql import SqlBatchStore
 from app.batches.store import BatchStore
 from app.batches.work import Work
+from app.core.batch_metrics import BatchMetrics
 from app.core.errors import ConfigurationError
 from app.storage.database import Database
 
@@ -23,7 +24,9 @@ class Batches:
     runner: BatchRunner
 
 
-def open_batches(database: Database, data_dir: Path, work: Work, limits: BatchLimits) -> Batches:
+def open_batches(
+    database: Database, data_dir: Path, work: Work, limits: BatchLimits, metrics: BatchMetrics
+) -> Batches:
     """Raises ConfigurationError for a folder that cannot be used."""
     folder = data_dir.expanduser()
     results = folder / "batches"
@@ -34,5 +37,5 @@ def open_batches(database: Database, data_dir: Path, work: Work, limits: BatchLi
         raise ConfigurationError(f"cannot use DATA_DIR, {folder}: {error}") from None
     store = SqlBatchStore(database)
     room = asyncio.Semaphore(limits.inputs)
-    means = Means(store, contents, work, results, limits, room)
+    means = Means(store, contents, work, results, limits, room, metrics)
     return Batches(store, contents, BatchRunner(means))

@@ -21,7 +21,7 @@ from app.core.waiting import wait_at_most
 log = structlog.get_logger()
 
 AT_ONCE, OF_ONE_CALLER = 32, 4
-POLL_S, SWEEP_S, RETRY_S = 1.0, 60.0, 5.0
+POLL_S, MEASURE_S, SWEEP_S, RETRY_S = 1.0, 5.0, 60.0, 5.0
 ENDS_S = 5.0  # for what was answered to be kept
 
 
@@ -38,7 +38,8 @@ class BatchRunner:
         self._leaving_since = 0.0
 
     def start(self) -> None:
-        self._loops = [asyncio.create_task(loop()) for loop in (self._finding, self._sweeping)]
+        loops = (self._finding, self._measuring, self._sweeping)
+        self._loops = [asyncio.create_task(loop()) for loop in loops]
 
     def wake(self) -> None:
         """There is something to run."""
@@ -90,6 +91,15 @@ class BatchRunner:
         while gone := await means.store.delete_expired(means.now()):
             here = [file.id for file in gone if file.place == means.contents.place]
             await asyncio.to_thread(means.contents.delete, here)
+
+    async def measure(self) -> None:
+        """For the metrics."""
+        found = await self._means.store.figures(self._means.now())
+        self._means.metrics.measured(
+            {status.value: count for status, count in found.open.items()},
+            found.oldest_s,
+            {purpose.value: files for purpose, files in found.files.items()},
+        )
 
     async def delete_strays(self) -> int:
         """Contents that belong to no row, since their server ended before it was made."""
@@ -151,6 +161,11 @@ class BatchRunner:
             self._wake.clear()
             await _attempt(self.find)
             await wait_at_most(self._wake, POLL_S)
+
+    async def _measuring(self) -> None:
+        while True:
+            await _attempt(self.measure)
+            await asyncio.sleep(MEASURE_S)
 
     async def _sweeping(self) -> None:
         await _attempt(self.delete_strays)

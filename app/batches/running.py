@@ -25,6 +25,7 @@ from app.batches.status import (
 )
 from app.batches.store import BatchStore
 from app.batches.work import Work
+from app.core.batch_metrics import BatchMetrics
 
 log = structlog.get_logger()
 
@@ -51,6 +52,7 @@ class Means:
     folder: Path
     limits: BatchLimits
     room: asyncio.Semaphore
+    metrics: BatchMetrics
     now: Now = time.time
 
 
@@ -98,6 +100,7 @@ class Running:
             means.room,
             means.folder,
             means.limits.line_bytes,
+            means.metrics,
         )
         try:
             return await self._concluded(answering, file)
@@ -156,9 +159,11 @@ class Running:
         for path in paths_of(means.folder, batch.id):
             path.unlink(missing_ok=True)
         if await means.store.fail(batch.id, problems, means.now()):
+            means.metrics.ended.labels(BatchStatus.FAILED.value).inc()
             log.info("batch_ended", batch=batch.id, status="failed", problem=problems[0].code)
         else:
             await means.store.end(batch.id, BatchStatus.CANCELLED, (), means.now())
+            means.metrics.ended.labels(BatchStatus.CANCELLED.value).inc()
 
     async def _publish(self) -> None:
         """Results become files, and the batch ends."""
@@ -175,6 +180,7 @@ class Running:
                 outputs.append(self._file(file_id, kind, *taken))
         status = _END.get(batch.status, BatchStatus.EXPIRED)
         await means.store.end(batch.id, status, outputs, means.now())
+        means.metrics.ended.labels(status.value).inc()
         log.info("batch_ended", batch=batch.id, status=status.value, **_shown(batch.counts))
 
     def _file(self, file_id: str, kind: str, size: int, sha256: bytes) -> StoredFile:

@@ -5,9 +5,9 @@ from functools import partial
 
 from sqlalchemy import Connection
 
-from app.batches import sql_batches, sql_files
+from app.batches import sql_batches, sql_figures, sql_files
 from app.batches.status import Batch, BatchStatus, Counts, Problem, StoredFile
-from app.batches.store import Page
+from app.batches.store import Figures, Page
 from app.core.errors import BatchNotFound
 from app.storage.database import Database
 
@@ -59,6 +59,9 @@ class SqlBatchStore:
 
     async def reread(self, batch_id: str) -> Batch | None:
         return await self._database.read(lambda c: sql_batches.get(c, batch_id))
+
+    async def figures(self, now: float) -> Figures:
+        return await self._database.read(lambda c: sql_figures.figures(c, now))
 
     async def begin(self, batch_id: str, total: int, now: float) -> bool:
         return await self._database.write(lambda c: sql_batches.begin(c, batch_id, total, now))

@@ -5,11 +5,11 @@ StorageUnavailable where the database cannot be used now; whether a change was m
 and all of them may be called again.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from app.batches.status import Batch, BatchStatus, Counts, Problem, StoredFile
+from app.batches.status import Batch, BatchStatus, Counts, Problem, Purpose, StoredFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,16 @@ class Page:
     after: str | None = None
     is_ascending: bool = False
     purpose: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Of all callers and servers. open: batches that have not ended; files: how many, and their
+    bytes. What there is none of is 0."""
+
+    open: Mapping[BatchStatus, int]
+    oldest_s: float
+    files: Mapping[Purpose, tuple[int, int]]
 
 
 class FileStore(Protocol):
@@ -52,6 +62,8 @@ class BatchStore(FileStore, Protocol):
         """Those to be run by whoever has that folder; who came first is first."""
 
     async def reread(self, batch_id: str) -> Batch | None: ...
+
+    async def figures(self, now: float) -> Figures: ...
 
     async def begin(self, batch_id: str, total: int, now: float) -> bool:
         """From validating to in progress; False where it was cancelled meanwhile."""

@@ -9,11 +9,13 @@ from typing import Any, get_args
 import httpx
 import pytest
 import pytest_asyncio
+from prometheus_client import CollectorRegistry
 
 from app.api.batch_work import ENDPOINTS, BatchWork
 from app.api.openai_route import VALUES_PER_REQUEST
 from app.batches.open import open_batches
 from app.batches.running import BatchLimits
+from app.core.batch_metrics import BatchMetrics
 from app.core.errors import InputTooLong
 from app.schemas.openai_batches import Endpoint, OpenAiBatch, OpenAiBatches, OpenAiFile, OpenAiFiles
 from app.schemas.request import Limits
@@ -90,7 +92,8 @@ async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Benc
     services = FakeServices()
     current: Any = Current(services)
     work = BatchWork(current, services.models, Limits(1000, 16), VALUES_PER_REQUEST, lambda: True)
-    opened = open_batches(database, folder, work, BatchLimits(8, 100, 10_000))
+    counted = BatchMetrics(CollectorRegistry())
+    opened = open_batches(database, folder, work, BatchLimits(8, 100, 10_000), counted)
     services.batches = BatchService(opened.store, opened.contents, opened.runner, 7200.0)
     services.batches.start()
     limits = {"max_file_bytes": MOST_BYTES, "max_held_body_bytes": MOST_HELD_BYTES}

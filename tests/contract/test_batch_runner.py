@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from prometheus_client import CollectorRegistry
 
 from app.batches import answering
 from app.batches.contents import Contents
@@ -19,6 +20,7 @@ from app.batches.runner import OF_ONE_CALLER, BatchRunner
 from app.batches.running import BatchLimits, Means
 from app.batches.sql import SqlBatchStore
 from app.batches.status import Batch, BatchStatus, Counts, Problem, Purpose
+from app.core.batch_metrics import BatchMetrics
 from app.core.errors import DeadlineExceeded, ModelUnavailable, StorageUnavailable
 from app.services.batch_service import WINDOW_S, BatchService
 
@@ -104,12 +106,19 @@ class Server:
         self.later_s = 0.0
         limits = BatchLimits(MOST_INPUTS, 1000, 10_000)
         room = asyncio.Semaphore(MOST_INPUTS)
-        means = Means(self.store, self.contents, self.work, self.results, limits, room, self._now)
+        self.registry = CollectorRegistry()
+        metrics = BatchMetrics(self.registry)
+        means = Means(
+            self.store, self.contents, self.work, self.results, limits, room, metrics, self._now
+        )
         self.runner = BatchRunner(means)
         self.service = BatchService(self.store, self.contents, self.runner, 1e6)
 
     def _now(self) -> float:
         return time.time() + self.later_s
+
+    def metric(self, name: str, **labels: str) -> float | None:
+        return self.registry.get_sample_value(f"inference_{name}", labels)
 
     async def batch(self, data: bytes) -> Batch:
         async with self.service.receiving() as upload:
@@ -181,6 +190,56 @@ async def test_each_line_has_one_answer_in_one_of_two_files(start):
     }
     assert server.work.most_at_once <= MOST_INPUTS
     await server.is_tidy()
+
+
+async def test_metrics_tell_of_lines_batches_and_files(start, monkeypatch):
+    monkeypatch.setattr("app.batches.runner.MEASURE_S", 0.01)
+    server = start()
+    server.work.outcomes |= {n: answered(n) for n in range(10)} | {3: Reply(422, b"{}")}
+    data = lines(range(30))
+    batch = await server.batch(data)
+    server.later_s = 100.0
+    await server.until(batch, lambda now: now.counts == Counts(30, 9, 1))
+
+    def figures() -> dict[str, float | None]:
+        metric = server.metric
+        return {
+            "answered": metric("batches_lines_total", outcome="answered"),
+            "failed": metric("batches_lines_total", outcome="failed"),
+            "in flight": metric("batches_lines_in_flight"),
+            "running": metric("batches", status="in_progress"),
+            "completed": metric("batches_ended_total", status="completed"),
+            "inputs": metric("files", purpose="batch"),
+            "input bytes": metric("files_bytes", purpose="batch"),
+            "outputs": metric("files", purpose="batch_output"),
+        }
+
+    async def until(expected: dict[str, float | None]) -> None:
+        async with asyncio.timeout(GUARD_S):
+            while figures() != expected:
+                await asyncio.sleep(0.01)
+
+    running = {"answered": 9, "failed": 1, "in flight": MOST_INPUTS, "running": 1}
+    files = {"inputs": 1, "input bytes": len(data), "outputs": 0}
+    await until({**running, "completed": None, **files})
+    assert 100 <= (server.metric("batches_oldest_seconds") or 0) < 100 + GUARD_S
+    server.work.gate.set()
+    await server.ended(batch)
+    over = {"answered": 29, "failed": 1, "in flight": 0, "running": 0, "completed": 1}
+    await until({**over, **files, "outputs": 2})
+    assert server.metric("batches_oldest_seconds") == 0
+
+
+async def test_metrics_count_what_never_ran_as_failed(start):
+    server = start()
+    await server.ended(await server.batch(b"{"))
+    server.work.can_run = False
+    batch = await server.batch(lines(range(3)))
+    server.later_s = WINDOW_S + 1
+    server.work.can_run = True
+    await server.ended(batch)
+    ended = [server.metric("batches_ended_total", status=each) for each in ("failed", "expired")]
+    assert ended == [1, 1] and server.metric("batches_lines_total", outcome="failed") == 3
 
 
 async def test_places_are_of_inputs_not_of_lines(start):

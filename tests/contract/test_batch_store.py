@@ -198,3 +198,22 @@ async def test_a_batch_is_cancelled_while_it_can_be(store):
 async def test_a_batch_that_is_gone_cannot_be_concluded(store):
     with pytest.raises(BatchNotFound):
         await store.conclude("batch_gone", Counts(), is_whole=True, now=NOW)
+
+
+async def test_figures_are_those_of_all_callers_and_of_open_batches_alone(store):
+    assert (await store.figures(NOW)).oldest_s == 0
+    for file in (a_file(size=5), a_file(size=2**40, caller="you"), a_file(purpose=Purpose.OUTPUT)):
+        await store.add_file(file)
+    await added(store, a_batch(created_at=NOW - 60), a_batch(caller="you"))
+    ended = await begun(store, created_at=NOW - 100)
+    await store.end(ended.id, BatchStatus.CANCELLED, (), NOW)
+    await begun(store)
+    found = await store.figures(NOW)
+    assert found.files == {Purpose.BATCH: (2, 2**40 + 5), Purpose.OUTPUT: (1, 7)}
+    assert found.oldest_s == 60
+    assert found.open == {
+        BatchStatus.VALIDATING: 2,
+        BatchStatus.IN_PROGRESS: 1,
+        BatchStatus.FINALIZING: 0,
+        BatchStatus.CANCELLING: 0,
+    }
