@@ -225,11 +225,15 @@ def _batches(settings: Settings, database: Database, work: Work, metrics: Metric
     max_values = VALUES_PER_REQUEST + settings.max_tensor_values
     of_lines = BatchWork(work.inference, work.models, work.limits, max_values, work.is_ready)
     limits = BatchLimits(
-        settings.batch_max_inputs, settings.max_batch_lines, settings.max_body_bytes
+        settings.batch_max_inputs,
+        settings.max_batch_lines,
+        settings.max_body_bytes,
+        settings.max_caller_files_bytes,
     )
     counted = BatchMetrics(metrics.registry)
     opened = open_batches(database, settings.data_dir, of_lines, limits, counted)
-    return BatchService(opened.store, opened.contents, opened.runner, settings.file_keep_s)
+    keep_s, most = settings.file_keep_s, settings.max_caller_files_bytes
+    return BatchService(opened.store, opened.contents, opened.runner, keep_s, most)
 
 
 def _grpc_server(services: Services, settings: Settings) -> "GrpcServer | None":

@@ -85,7 +85,8 @@ UPLOAD: dict[str, Any] = {
     "failures": {
         400: "The form cannot be read.",
         408: "The form did not arrive in time.",
-        413: "The file is larger than MAX_FILE_BYTES.",
+        413: "The file is larger than MAX_FILE_BYTES, or with it your files than "
+        "MAX_CALLER_FILES_BYTES (`caller_files_full`).",
         415: "The body is not declared as a form.",
         **_COMMON,
     },

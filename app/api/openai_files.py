@@ -37,15 +37,17 @@ async def openai_upload(request: Request) -> Response:
     asker = asker_of(request)
     most = settings_of(request).max_file_bytes
     form = FileForm(request.headers.get("content-type", ""), most)
-    if int(request.headers.get("content-length", "0")) > most + FORM_BYTES:
+    declared = int(request.headers.get("content-length", "0"))
+    if declared > most + FORM_BYTES:
         raise too_large(most)
-    async with services_of(request).batches.receiving() as upload:
+    least = max(1, declared - FORM_BYTES)
+    async with services_of(request).batches.receiving(asker.caller, least) as upload:
         async with aclosing(_file_bytes(request, form, most + FORM_BYTES)) as pieces:
             async for data in pieces:
                 await upload.write(data)
         form.finish()
         keep_s = _checked(request, form.fields)
-        file = await upload.keep(asker.caller, form.filename or "", keep_s)
+        file = await upload.keep(form.filename or "", keep_s)
     note(request, file=file.id, bytes=file.size)
     return answered(request, _shown(file))
 

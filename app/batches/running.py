@@ -22,10 +22,12 @@ from app.batches.status import (
     Problem,
     Purpose,
     StoredFile,
+    check_room,
 )
 from app.batches.store import BatchStore
 from app.batches.work import Work
 from app.core.batch_metrics import BatchMetrics
+from app.core.errors import CallerFilesFull
 
 log = structlog.get_logger()
 
@@ -35,11 +37,12 @@ Now = Callable[[], float]
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
     """inputs: most lines of all batches that are with the models at a time; lines: most of one
-    batch; line_bytes: of one line."""
+    batch; line_bytes: of one line; caller_bytes: of all files of one caller."""
 
     inputs: int = 128
     lines: int = 50_000
     line_bytes: int = 8 * 2**20
+    caller_bytes: int = 5 * 2**30
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +134,9 @@ class Running:
     async def _validated(self, file: BinaryIO) -> bool:
         """Whether there is something to run, or a part of an outcome."""
         means, batch = self._means, self._batch
+        if (full := await self._no_room()) is not None:
+            await self._fail([full])
+            return False
         checker = Checker(
             batch.endpoint,
             means.limits.lines,
@@ -152,6 +158,16 @@ class Running:
                 log.info("batch_begun", batch=batch.id, requests=checker.total)
         self._batch = await means.store.reread(batch.id) or batch
         return self._batch.status.is_open
+
+    async def _no_room(self) -> Problem | None:
+        """Outputs cannot be refused once they are there: who has no room for a byte gets none."""
+        means, caller = self._means, self._batch.caller
+        kept = await means.store.caller_bytes(caller, means.now())
+        try:
+            check_room(kept, 1, means.limits.caller_bytes)
+        except CallerFilesFull as full:
+            return Problem(full.code, str(full))
+        return None
 
     async def _fail(self, problems: list[Problem]) -> None:
         """One that was cancelled meanwhile is that."""

@@ -22,8 +22,11 @@ class SqlBatchStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def add_file(self, file: StoredFile) -> None:
-        await self._database.write(lambda c: sql_files.add(c, [file]))
+    async def add_file(self, file: StoredFile, caller_bytes: int | None = None) -> None:
+        await self._database.write(lambda c: sql_files.add_within(c, file, caller_bytes))
+
+    async def caller_bytes(self, caller: str, now: float) -> int:
+        return await self._database.read(lambda c: sql_files.caller_bytes(c, caller, now))
 
     async def file(self, caller: str, file_id: str, now: float) -> StoredFile | None:
         return await self._database.read(lambda c: sql_files.get(c, caller, file_id, now))

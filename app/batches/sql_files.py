@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Connection, Select, Table, delete, insert, select
+from sqlalchemy import Connection, Select, Table, delete, func, insert, select
 
-from app.batches.status import Purpose, StoredFile
+from app.batches.status import Purpose, StoredFile, check_room
 from app.batches.store import Page
 from app.batches.tables import BATCHES, FILES
 from app.core.errors import FileInUse
@@ -21,6 +21,18 @@ def add(connection: Connection, files: Iterable[StoredFile]) -> None:
     rows = [asdict(file) | {"purpose": file.purpose.value} for file in files]
     if rows:
         connection.execute(insert(FILES), rows)
+
+
+def add_within(connection: Connection, file: StoredFile, most_bytes: int | None) -> None:
+    """most_bytes: of all its caller's files, with it. Raises CallerFilesFull."""
+    if most_bytes is not None:
+        check_room(caller_bytes(connection, file.caller, file.created_at), file.size, most_bytes)
+    add(connection, [file])
+
+
+def caller_bytes(connection: Connection, caller: str, now: float) -> int:
+    own = (FILES.c.caller == caller) & (FILES.c.expires_at > now)
+    return int(connection.scalar(select(func.sum(FILES.c.size)).where(own)) or 0)
 
 
 def get(connection: Connection, caller: str, file_id: str, now: float) -> StoredFile | None:

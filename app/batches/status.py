@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from app.core.errors import CallerFilesFull
+
 
 class BatchStatus(StrEnum):
     """Stored and shown as text: OpenAI's words."""
@@ -74,6 +76,16 @@ class StoredFile:
     created_at: float
     expires_at: float
     place: str
+
+
+def check_room(kept: int, more: int, most: int) -> None:
+    """Whether a caller whose files have `kept` bytes may add to them. Raises CallerFilesFull."""
+    if kept + more > most:
+        raise CallerFilesFull(
+            f"Your files have {kept} bytes; with these {more} they would have more than the {most} "
+            "that are kept for one caller (MAX_CALLER_FILES_BYTES). Delete some, outputs of "
+            "batches among them, or let them expire."
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,11 @@ class Figures:
 
 
 class FileStore(Protocol):
-    async def add_file(self, file: StoredFile) -> None: ...
+    async def add_file(self, file: StoredFile, caller_bytes: int | None = None) -> None:
+        """caller_bytes: most that all files of its caller may have. Raises CallerFilesFull."""
+
+    async def caller_bytes(self, caller: str, now: float) -> int:
+        """Of all the caller's files that have not expired."""
 
     async def file(self, caller: str, file_id: str, now: float) -> StoredFile | None:
         """None where the caller has no such file, or it has expired."""

@@ -61,6 +61,13 @@ class JobSettings(BaseSettings):
         le=9_000_000_000,
         description="Largest file that may be uploaded, in bytes.",
     )
+    max_caller_files_bytes: int = Field(
+        default=5 * 2**30,
+        ge=1024,
+        le=9_000_000_000_000,
+        description="Most bytes of files that are kept for one caller, outputs of batches "
+        "included.",
+    )
     file_keep_s: float = Field(
         default=2_592_000.0,
         ge=3600,

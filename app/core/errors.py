@@ -45,6 +45,12 @@ class BodyTooLarge(CallerError):
     code = "body_too_large"
 
 
+class CallerFilesFull(BodyTooLarge):
+    """Your files would have more bytes than the server keeps for one caller; delete some."""
+
+    code = "caller_files_full"
+
+
 class InputTooLong(CallerError):
     """The input is longer than the model takes."""
 

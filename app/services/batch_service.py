@@ -9,7 +9,7 @@ import structlog
 
 from app.batches.contents import Contents, Incoming
 from app.batches.runner import BatchRunner
-from app.batches.status import Batch, Purpose, StoredFile, new_file_id
+from app.batches.status import Batch, Purpose, StoredFile, check_room, new_file_id
 from app.batches.store import BatchStore, Page
 from app.core.errors import (
     BatchNotFound,
@@ -27,28 +27,34 @@ _READ_BYTES = 256 * 2**10
 class Upload:
     """A file that comes in. `write`, then `keep` once."""
 
-    def __init__(self, incoming: Incoming, file_id: str, service: "BatchService") -> None:
+    def __init__(
+        self, caller: str, kept: int, incoming: Incoming, file_id: str, service: "BatchService"
+    ) -> None:
+        """kept: bytes of the caller's files."""
+        self._caller = caller
+        self._kept = kept
         self._incoming = incoming
         self._file_id = file_id
         self._service = service
         self.is_kept = False
 
     async def write(self, data: bytes) -> None:
-        """Raises StorageUnavailable."""
+        """Raises CallerFilesFull, StorageUnavailable."""
+        self._service.check_room(self._kept, self._incoming.size + len(data))
         try:
             await asyncio.to_thread(self._incoming.write, data)
         except OSError as error:
             raise _not_kept(error) from error
 
-    async def keep(self, caller: str, filename: str, keep_s: float | None) -> StoredFile:
+    async def keep(self, filename: str, keep_s: float | None) -> StoredFile:
         """Returns when the file is durable. keep_s: None for the server's own choice. Raises
-        StorageUnavailable."""
+        CallerFilesFull, for others may have come in meanwhile, and StorageUnavailable."""
         try:
             sha256 = await asyncio.to_thread(self._incoming.finish)
         except OSError as error:
             raise _not_kept(error) from error
         file = self._service.described(
-            self._file_id, caller, filename, self._incoming.size, sha256, keep_s
+            self._file_id, self._caller, filename, self._incoming.size, sha256, keep_s
         )
         await self._service.note(file)
         self.is_kept = True
@@ -58,16 +64,23 @@ class Upload:
 class BatchService:
     """`start` in the event loop; `stop` before the services that lines are run by.
 
-    keep_s: how long files are kept where their callers say nothing.
+    keep_s: how long files are kept where their callers say nothing. caller_bytes: most of all files
+    of one caller.
     """
 
     def __init__(
-        self, store: BatchStore, contents: Contents, runner: BatchRunner, keep_s: float
+        self,
+        store: BatchStore,
+        contents: Contents,
+        runner: BatchRunner,
+        keep_s: float,
+        caller_bytes: int,
     ) -> None:
         self._store = store
         self._contents = contents
         self._runner = runner
         self._keep_s = keep_s
+        self._caller_bytes = caller_bytes
         self._is_stopping = False
 
     def start(self) -> None:
@@ -83,15 +96,18 @@ class BatchService:
     # --- files
 
     @asynccontextmanager
-    async def receiving(self) -> AsyncGenerator[Upload, None]:
-        """A file to be written; it is gone at the end unless it was kept."""
+    async def receiving(self, caller: str, least: int = 1) -> AsyncGenerator[Upload, None]:
+        """A file to be written; it is gone at the end unless it was kept. least: bytes that it
+        will have. Raises CallerFilesFull, StorageUnavailable."""
         self._refuse_while_stopping()
+        kept = await self._store.caller_bytes(caller, time.time())
+        self.check_room(kept, least)
         file_id = new_file_id()
         try:
             incoming = await asyncio.to_thread(self._contents.receive, file_id)
         except OSError as error:
             raise _not_kept(error) from error
-        upload = Upload(incoming, file_id, self)
+        upload = Upload(caller, kept, incoming, file_id, self)
         try:
             yield upload
         finally:
@@ -113,8 +129,13 @@ class BatchService:
             file_id, caller, Purpose.BATCH, filename, size, sha256, now, expires_at, place
         )
 
+    def check_room(self, kept: int, more: int) -> None:
+        """Raises CallerFilesFull."""
+        check_room(kept, more, self._caller_bytes)
+
     async def note(self, file: StoredFile) -> None:
-        await self._store.add_file(file)
+        """Raises CallerFilesFull."""
+        await self._store.add_file(file, self._caller_bytes)
 
     async def file(self, caller: str, file_id: str) -> StoredFile:
         """Raises StoredFileNotFound."""

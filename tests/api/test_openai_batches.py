@@ -26,7 +26,7 @@ from app.storage.schema import migrate
 from tests.api.serving import EchoService, FailsEach, FakeServices, Running, serving
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-MOST_BYTES, MOST_HELD_BYTES = 4_000_000, 2_000_000
+MOST_BYTES, MOST_HELD_BYTES, CALLERS_BYTES = 4_000_000, 2_000_000, 30_000_000
 URL = "/infer"
 
 
@@ -94,7 +94,9 @@ async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Benc
     work = BatchWork(current, services.models, Limits(1000, 16), VALUES_PER_REQUEST, lambda: True)
     counted = BatchMetrics(CollectorRegistry())
     opened = open_batches(database, folder, work, BatchLimits(8, 100, 10_000), counted)
-    services.batches = BatchService(opened.store, opened.contents, opened.runner, 7200.0)
+    services.batches = BatchService(
+        opened.store, opened.contents, opened.runner, 7200.0, CALLERS_BYTES
+    )
     services.batches.start()
     limits = {"max_file_bytes": MOST_BYTES, "max_held_body_bytes": MOST_HELD_BYTES}
     async with serving(services, max_body_bytes=100_000, **limits) as running:
@@ -189,6 +191,38 @@ async def test_forms_that_are_wrong_keep_nothing(bench, fields, status, named):
     assert answer.status_code == status, answer.text
     assert answer.json()["error"]["message"].startswith(named)
     assert set((bench.folder / "files").iterdir()) == before
+
+
+async def test_who_has_no_room_left_is_told_so_as_soon_as_it_is_seen(bench):
+    hoarder = {"X-Caller-Id": "hoarder"}
+
+    async def upload(size: int, headers: dict[str, str] = hoarder) -> httpx.Response:
+        file, data = {"file": ("in.jsonl", b"x" * size)}, {"purpose": "batch"}
+        client: httpx.AsyncClient = bench.client
+        return await client.post("/v1/files", files=file, data=data, headers=headers)
+
+    whole, rest = divmod(CALLERS_BYTES, MOST_BYTES)
+    kept = [(await upload(MOST_BYTES)).json()["id"] for _ in range(whole)]
+    before = set((bench.folder / "files").iterdir())
+    refused = await upload(rest + 1)
+    assert refused.status_code == 413 and refused.headers["connection"] == "close"
+    error = refused.json()["error"]
+    assert (error["type"], error["code"]) == ("invalid_request_error", "caller_files_full")
+    assert f"the {CALLERS_BYTES} that" in error["message"]
+    assert "MAX_CALLER_FILES_BYTES" in error["message"]
+
+    async def untold() -> AsyncIterator[bytes]:
+        yield b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+        yield b"x" * (rest + 1)
+
+    headers = {**hoarder, "Content-Type": "multipart/form-data; boundary=x"}
+    answer = await bench.client.post("/v1/files", content=untold(), headers=headers)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "caller_files_full")
+    assert set((bench.folder / "files").iterdir()) == before
+    assert (await upload(1, headers={"X-Caller-Id": "another"})).status_code == 200
+    assert (await upload(rest)).status_code == 200, "to the last byte"
+    await bench.client.delete(f"/v1/files/{kept[0]}", headers=hoarder)
+    assert (await upload(MOST_BYTES)).status_code == 200
 
 
 async def test_a_file_that_is_too_large_is_refused_told_or_not(bench):

@@ -19,12 +19,17 @@ from app.batches.results import Numbered, Reply, Results
 from app.batches.runner import OF_ONE_CALLER, BatchRunner
 from app.batches.running import BatchLimits, Means
 from app.batches.sql import SqlBatchStore
-from app.batches.status import Batch, BatchStatus, Counts, Problem, Purpose
+from app.batches.status import Batch, BatchStatus, Counts, Problem, Purpose, StoredFile
 from app.core.batch_metrics import BatchMetrics
-from app.core.errors import DeadlineExceeded, ModelUnavailable, StorageUnavailable
+from app.core.errors import (
+    CallerFilesFull,
+    DeadlineExceeded,
+    ModelUnavailable,
+    StorageUnavailable,
+)
 from app.services.batch_service import WINDOW_S, BatchService
 
-GUARD_S, MOST_INPUTS = 20.0, 4
+GUARD_S, MOST_INPUTS, MOST_BYTES = 20.0, 4, 100_000
 URL = "/v1/embeddings"
 
 
@@ -104,7 +109,7 @@ class Server:
         self.results = folder / "batches"
         self.results.mkdir(exist_ok=True)
         self.later_s = 0.0
-        limits = BatchLimits(MOST_INPUTS, 1000, 10_000)
+        limits = BatchLimits(MOST_INPUTS, 1000, 10_000, MOST_BYTES)
         room = asyncio.Semaphore(MOST_INPUTS)
         self.registry = CollectorRegistry()
         metrics = BatchMetrics(self.registry)
@@ -112,7 +117,7 @@ class Server:
             self.store, self.contents, self.work, self.results, limits, room, metrics, self._now
         )
         self.runner = BatchRunner(means)
-        self.service = BatchService(self.store, self.contents, self.runner, 1e6)
+        self.service = BatchService(self.store, self.contents, self.runner, 1e6, MOST_BYTES)
 
     def _now(self) -> float:
         return time.time() + self.later_s
@@ -121,10 +126,15 @@ class Server:
         return self.registry.get_sample_value(f"inference_{name}", labels)
 
     async def batch(self, data: bytes) -> Batch:
-        async with self.service.receiving() as upload:
+        return await self.batch_of((await self.upload(data)).id)
+
+    async def batch_of(self, file_id: str) -> Batch:
+        return await self.service.create("me", URL, file_id, None, None)
+
+    async def upload(self, data: bytes) -> StoredFile:
+        async with self.service.receiving("me") as upload:
             await upload.write(data)
-            file = await upload.keep("me", "in.jsonl", None)
-        return await self.service.create("me", URL, file.id, None, None)
+            return await upload.keep("in.jsonl", None)
 
     async def ended(self, batch: Batch) -> Batch:
         return await self.until(batch, lambda now: not now.status.is_open)
@@ -264,6 +274,38 @@ async def test_a_batch_with_a_wrong_line_runs_nothing(start):
     assert (batch.status, batch.output_id, batch.error_id) == (BatchStatus.FAILED, None, None)
     assert server.work.begun == []
     await server.is_tidy()
+
+
+async def test_a_batch_of_a_caller_without_room_runs_nothing_until_there_is_some(start):
+    server = start()
+    server.work.gate.set()
+    first = await server.batch(lines([0]))
+    full = await server.upload(b"x" * (MOST_BYTES - 2000))
+    await server.ended(first)
+    taken = await server.store.caller_bytes("me", time.time())
+    await server.upload(b"x" * (MOST_BYTES - taken))
+    refused = await server.ended(await server.batch_of(first.input_file_id))
+    ((code, message),) = [(each.code, each.message) for each in refused.problems]
+    assert refused.status is BatchStatus.FAILED and code == "caller_files_full"
+    assert f"the {MOST_BYTES} that" in message and "MAX_CALLER_FILES_BYTES" in message
+    assert server.work.begun == [0]
+    await server.service.delete_file("me", full.id)
+    again = await server.ended(await server.batch_of(first.input_file_id))
+    assert again.status is BatchStatus.COMPLETED
+
+
+async def test_of_files_that_come_in_together_as_many_are_kept_as_there_is_room_for(start):
+    server = start()
+
+    async def upload() -> bool:
+        try:
+            await server.upload(b"x" * (MOST_BYTES // 4))
+        except CallerFilesFull:
+            return False
+        return True
+
+    assert sum(await asyncio.gather(*(upload() for _ in range(7)))) == 4
+    assert len(list(server.contents.left_behind())) == 4, "what was refused is gone from the disk"
 
 
 async def test_what_cannot_be_run_now_is_waited_for(start):

@@ -20,7 +20,7 @@ from app.batches.status import (
 )
 from app.batches.store import Page
 from app.batches.tables import METADATA
-from app.core.errors import BatchNotFound, FileInUse, NotCancellable
+from app.core.errors import BatchNotFound, CallerFilesFull, FileInUse, NotCancellable
 
 NOW, PLACE = 1_000_000.0, "here"
 NO_FILE = new_file_id()
@@ -217,3 +217,16 @@ async def test_figures_are_those_of_all_callers_and_of_open_batches_alone(store)
         BatchStatus.FINALIZING: 0,
         BatchStatus.CANCELLING: 0,
     }
+
+
+async def test_bytes_of_a_caller_are_those_of_his_files_that_have_not_expired(store):
+    files = a_file(size=5), a_file(size=7, purpose=Purpose.OUTPUT), a_file(size=9, caller="you")
+    for file in (*files, a_file(size=11, expires_at=NOW)):
+        await store.add_file(file)
+    assert await store.caller_bytes("me", NOW) == 12
+    assert await store.caller_bytes("nobody", NOW) == 0
+    with pytest.raises(CallerFilesFull, match="12 bytes; with these 9 .* the 20 that"):
+        await store.add_file(a_file(size=9), 20)
+    assert await store.caller_bytes("me", NOW) == 12
+    await store.add_file(a_file(size=8), 20)
+    assert await store.caller_bytes("me", NOW) == 20

@@ -51,7 +51,7 @@ def rows(document: str) -> dict[str, tuple[str, list[str]]]:
 def allowed(field: FieldInfo) -> str:
     """The bounds in the words of docs/settings.md."""
     bounds = {
-        type(bound): f"{getattr(bound, type(bound).__name__.lower()):,.10g}"
+        type(bound): f"{getattr(bound, type(bound).__name__.lower()):,.15g}"
         for bound in field.metadata
         if isinstance(bound, annotated_types.Ge | annotated_types.Gt | annotated_types.Le)
     }
