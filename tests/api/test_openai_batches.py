@@ -26,7 +26,7 @@ from app.storage.schema import migrate
 from tests.api.serving import EchoService, FailsEach, FakeServices, Running, serving
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-MOST_BYTES, MOST_HELD_BYTES, CALLERS_BYTES = 4_000_000, 2_000_000, 30_000_000
+MOST_BYTES, MOST_HELD_BYTES, CALLERS_BYTES = 4_000_000, 2_000_000, 28_100_000
 URL = "/infer"
 
 

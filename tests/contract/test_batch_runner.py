@@ -304,6 +304,9 @@ async def test_of_files_that_come_in_together_as_many_are_kept_as_there_is_room_
             return False
         return True
 
+    with pytest.raises(CallerFilesFull):
+        async with server.service.receiving("me", MOST_BYTES + 1):
+            pass
     assert sum(await asyncio.gather(*(upload() for _ in range(7)))) == 4
     assert len(list(server.contents.left_behind())) == 4, "what was refused is gone from the disk"
 
