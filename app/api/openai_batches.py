@@ -11,7 +11,7 @@ from starlette.responses import Response
 from app.api.body import read_json
 from app.api.deps import asker_of, note, services_of, settings_of
 from app.api.envelope import JsonResponse
-from app.api.openai_documented import BATCH, BATCHES, documented_openai
+from app.api.openai_documented import BATCH, BATCHES, NEW_BATCH, documented_openai
 from app.api.openai_files import FILE_ID
 from app.api.openai_pages import page_of, shown_page
 from app.api.openai_route import OpenAiRoute, answered
@@ -39,7 +39,7 @@ _ENDS = {
 router = APIRouter(tags=["openai"], route_class=OpenAiRoute)
 
 
-@router.post("/v1/batches", **documented_openai(OpenAiBatch, body=OpenAiBatchBody))
+@router.post("/v1/batches", **documented_openai(OpenAiBatch, **NEW_BATCH))
 async def openai_create_batch(request: Request) -> Response:
     """Have the requests of a file answered, in the class `batch`.
 

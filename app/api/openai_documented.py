@@ -7,7 +7,12 @@ from pydantic import BaseModel
 from app.api.documented import Responses, documented
 from app.api.documented_parameters import CALLER, REQUEST_ID, query
 from app.api.documented_streams import REF, Payloads
-from app.schemas.openai_batches import EXAMPLE_BATCH, EXAMPLE_FILE, FileForm
+from app.schemas.openai_batches import (
+    EXAMPLE_BATCH,
+    EXAMPLE_FILE,
+    FileForm,
+    OpenAiBatchBody,
+)
 from app.schemas.openai_common import OpenAiError
 
 _IGNORED = {
@@ -108,6 +113,7 @@ CONTENT: dict[str, Any] = {
     "failures": _NO_FILE,
     "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
 }
+NEW_BATCH: dict[str, Any] = {"body": OpenAiBatchBody, "parameters": _OWN}
 BATCHES: dict[str, Any] = {
     "failures": _COMMON,
     "parameters": _paged("batches", EXAMPLE_BATCH, 20, 100),

@@ -4,6 +4,9 @@ Values that are wrong stay as they are: only what the server would take is made 
 request writes a novel or is given less time than its answer takes.
 """
 
+import os
+import re
+from collections.abc import MutableMapping
 from typing import Any
 
 import schemathesis
@@ -15,15 +18,30 @@ _LIMITS = {  # by what the path ends in; the first that is sent counts
     "/completions": ("max_tokens",),
     "/responses": ("max_output_tokens",),
 }
+_IDS = {  # of what the server has, by names of parameters and fields: nobody makes them up
+    "input_file_id": os.environ.get("OPENAPI_FILE", ""),
+    "batch_id": os.environ.get("OPENAPI_BATCH", ""),
+}
+_MADE_UP = re.compile(r"(?:file-|batch_)[0-9a-f]{31}[4-9a-f]", re.ASCII)  # three in four
 _COUNTS = ("n", "best_of", "num_return_sequences")
 
 
 @schemathesis.hook
 def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
     _give_time(case.headers)
+    for given in (case.path_parameters, case.body):
+        if isinstance(given, MutableMapping):
+            _name_what_is_there(given)
     path, body = _framed(case.operation.path, case.body)
     if isinstance(body, dict):
         _write_little(path, dict(case.path_parameters or {}), body)
+
+
+def _name_what_is_there(given: MutableMapping[str, Any]) -> None:
+    for name, there in _IDS.items():
+        made_up = given.get(name)
+        if there and isinstance(made_up, str) and _MADE_UP.fullmatch(made_up):
+            given[name] = there
 
 
 def _framed(path: str, body: Any) -> tuple[str, Any]:
@@ -58,7 +76,9 @@ def _entries(path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
     if path.startswith("/v1"):
         return []
     entries = body.get("requests") if path == "/infer/batch" else [body]
-    return [entry for entry in entries if isinstance(entry, dict)] if entries else []
+    if not isinstance(entries, list):
+        return []
+    return [entry for entry in entries if isinstance(entry, dict)]
 
 
 def _limit(parameters: Any, names: tuple[str, ...]) -> None:
