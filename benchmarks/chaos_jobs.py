@@ -40,7 +40,7 @@ MODEL = "sentiment"
 SUBMITTERS = 8
 BACKLOG = 50
 LEAST_LIFE_S, MOST_LIFE_S = 0.5, 10.0
-IN_FLIGHT = 8  # jobs that a kill can cost another run
+IN_FLIGHT = 8  # jobs that a kill can cost another run (JOB_MAX_INPUTS)
 SETTLE_S = 180.0
 OPEN = ("queued", "running")
 DUPLICATES = 0.01
@@ -254,13 +254,13 @@ async def alone(server: ServerProcess) -> dict[str, str]:
 
 
 async def chaos(
-    folder: Path, kills: int, seed: int, postgres: PostgresServer | None
+    folder: Path, kills: int, seed: int, in_flight: int, postgres: PostgresServer | None
 ) -> dict[str, Any]:
     history = History()
     settings = {
         "MODEL_CATALOG": _catalog(folder),
         "DEFAULT_MODEL": MODEL,
-        "JOB_MAX_INPUTS": IN_FLIGHT,
+        "JOB_MAX_INPUTS": in_flight,
     }
     if postgres is not None:
         settings["DATABASE_URL"] = postgres.url()
@@ -287,11 +287,12 @@ async def chaos(
     broken = judged(history, jobs, expected)
     if postgres is None and (said := _integrity(folder)) != "ok":
         broken.append(f"integrity_check: {said}")
-    if again > IN_FLIGHT * history.kills or share > DUPLICATES:
+    if again > in_flight * history.kills or share > DUPLICATES:
         broken.append(f"{again} of {len(jobs)} jobs were begun again")
     return {
         "database": "sqlite" if postgres is None else "postgres",
         "kills": history.kills,
+        "in_flight": in_flight,
         "crashes_of_the_database": history.crashes,
         "acknowledged": len(history.sent),
         "submissions_by_answer": dict(history.answers),
@@ -333,11 +334,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--in-flight", type=int, default=IN_FLIGHT, help="JOB_MAX_INPUTS")
     parser.add_argument("--database", choices=("sqlite", "postgres"), default="sqlite")
     arguments = parser.parse_args()
     warn_when_busy()
     with tempfile.TemporaryDirectory() as folder, database(arguments.database) as postgres:
-        report = asyncio.run(chaos(Path(folder), arguments.kills, arguments.seed, postgres))
+        how = (arguments.kills, arguments.seed, arguments.in_flight, postgres)
+        report = asyncio.run(chaos(Path(folder), *how))
     print(json.dumps(report, indent=2))
     return 1 if report["broken_rules"] else 0
 
