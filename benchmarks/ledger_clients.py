@@ -25,6 +25,7 @@ from benchmarks.ledger_judge import (
 from benchmarks.ledger_traffic import Call, Json, Manner, most_of, usage_of
 
 POLL_S, PATIENCE_S, ENDS_S = 0.2, 120.0, 300.0
+AGAIN_AT_ONCE = 16
 LINE_URL = "/v1/embeddings"
 
 
@@ -196,14 +197,18 @@ class Clients:
 
     async def judge_unseen(self, key: str, book: Book, server: Server) -> None:
         """Ask again, by a key of the judge's own, what nobody saw an answer to."""
-        for call in self.seen.unseen:
-            if call.manner in (Manner.JOB, Manner.BATCH):
-                continue  # they are found in the lists
+        room = asyncio.Semaphore(AGAIN_AT_ONCE)
+
+        async def ask(call: Call) -> None:
             body = {name: value for name, value in call.body.items() if name != "stream"}
-            answer = await self._post(key, server, call.path, body)
+            async with room:
+                answer = await self._post(key, server, call.path, body)
             if answer.status_code == 200:
                 for model, most in most_of(answer.json()):
                     book.add((call.key, model), NOTHING, most)
+
+        listed = (Manner.JOB, Manner.BATCH)  # they are found in the lists
+        await asyncio.gather(*(ask(each) for each in self.seen.unseen if each.manner not in listed))
 
     async def _settle_jobs(self, key: str, book: Book, kills: Kills, server: Server) -> None:
         async for job_id in self._job_ids(key, server):
