@@ -70,6 +70,7 @@ class Servers:
         self._number = 0
         self.kills = Kills()
         self.now: Server | None = None
+        self.is_up = asyncio.Event()
 
     async def start(self) -> Server:
         """Returns when models serve."""
@@ -77,10 +78,12 @@ class Servers:
         await asyncio.to_thread(self._process.until_ready)
         self._number += 1
         self.now = Server(self._number, self._process.url)
+        self.is_up.set()
         return self.now
 
     async def kill(self) -> None:
         process, self.now, self._process = self._process, None, None
+        self.is_up.clear()
         if process is not None:
             self.kills.at[self._number] = time.time()
             process.process.send_signal(signal.SIGKILL)
@@ -96,8 +99,11 @@ class Servers:
             await asyncio.to_thread(process.end)
 
 
-async def replay(calls: Iterable[Call], clients: Clients, speed: float) -> None:
-    """Each at its time, or as soon as there are fewer than `MOST_AT_ONCE`."""
+async def replay(
+    calls: Iterable[Call], clients: Clients, speed: float, is_up: asyncio.Event
+) -> None:
+    """Each at its time, or as soon as there are fewer than `MOST_AT_ONCE`; time stands still while
+    there is no server."""
     started, room = time.monotonic(), asyncio.Semaphore(MOST_AT_ONCE)
     asking: set[asyncio.Task[None]] = set()
 
@@ -109,6 +115,9 @@ async def replay(calls: Iterable[Call], clients: Clients, speed: float) -> None:
 
     for call in calls:
         await asyncio.sleep(max(0.0, started + call.at / speed - time.monotonic()))
+        paused = time.monotonic()
+        await is_up.wait()
+        started += time.monotonic() - paused
         await room.acquire()
         task = asyncio.create_task(ask(call))
         asking.add(task)
@@ -192,7 +201,8 @@ async def relive(
     try:
         calls = Traffic(KEYS, LEAVER, hour.rate, hour.seed).calls(hour.seconds)
         await asyncio.gather(
-            replay(calls, clients, hour.speed), strike_at_random(servers, hour, postgres)
+            replay(calls, clients, hour.speed, servers.is_up),
+            strike_at_random(servers, hour, postgres),
         )
         lasted_s = time.monotonic() - started
         last = servers.now
