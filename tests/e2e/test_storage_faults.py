@@ -130,8 +130,8 @@ def test_a_read_only_disk_refuses_what_must_be_kept_and_costs_nothing_else(disk,
     assert integrity(disk) == "ok"
 
 
-def test_a_server_stops_as_ever_while_its_disk_is_read_only(disk, tmp_path):
-    with bench(tmp_path, disk.entering) as made:
+def test_a_server_stops_while_its_disk_is_read_only(disk, tmp_path):
+    with bench(tmp_path, disk.entering, SHUTDOWN_GRACE_S=2) as made:
         assert made.witness.submit("good").status_code == 202
         disk.read_only()
         assert made.witness.infer("bad").status_code == 200
