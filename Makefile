@@ -8,7 +8,7 @@ KILLS ?= 200
 .DEFAULT_GOAL := help
 .PHONY: help run hub test test-slow test-js test-openapi test-hub test-hub-full check lint types fmt proto eval \
 	eval-hub bench bench-hub bench-openai bench-batches bench-jobs bench-scheduling simulation soak chaos \
-	chaos-jobs lock audit sbom clean
+	chaos-jobs ledger lock audit sbom clean
 
 help:  ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -104,6 +104,10 @@ chaos: $(VENV)/.test  ## Ten minutes of load while workers are killed, stopped a
 chaos-jobs: $(VENV)/.test  ## Kill servers and databases while jobs are submitted and run; is one lost?
 	$(BIN)/python -m benchmarks.chaos_jobs --kills $(KILLS)
 	$(BIN)/python -m benchmarks.chaos_jobs --kills $(KILLS) --database postgres
+
+ledger: $(VENV)/.test  ## An hour of traffic in five minutes, twice, with kills: is usage right to the token?
+	$(BIN)/python -m benchmarks.ledger_hour
+	$(BIN)/python -m benchmarks.ledger_hour --database postgres --database-crashes 5
 
 bench-batches: $(VENV)/.test  ## A batch of 50,000 lines beside the bare engine and a live caller; judged
 	$(BIN)/python -m benchmarks.batches_http

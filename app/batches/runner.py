@@ -180,5 +180,7 @@ async def _attempt(step: Callable[[], Awaitable[object]]) -> None:
         await step()
     except StorageUnavailable:
         pass  # the database has logged it
+    except OSError as error:
+        log.error("batches_step_failed", step=step.__name__, reason=str(error))
     except Exception as error:
         log.error("batches_step_failed", step=step.__name__, exc_info=error)

@@ -40,10 +40,12 @@ class Owner:
         self._path(name).unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Nothing is held any more. A second time does nothing."""
+        """Nothing is held any more. A second time does nothing. Where its file cannot be deleted,
+        the next server takes back what it held, which is nothing."""
         if self._is_open:
             self._is_open = False
-            self.forget(self.name)
+            with contextlib.suppress(OSError):
+                self.forget(self.name)
             os.close(self._descriptor)
 
     def _path(self, name: str) -> Path:

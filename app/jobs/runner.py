@@ -270,5 +270,7 @@ async def _attempt(step: Callable[[], Awaitable[None]]) -> None:
         await step()
     except StorageUnavailable:
         pass  # the database has logged it
+    except OSError as error:
+        log.error("jobs_step_failed", step=step.__name__, reason=str(error))
     except Exception as error:
         log.error("jobs_step_failed", step=step.__name__, exc_info=error)

@@ -13,6 +13,7 @@ import structlog
 from sqlalchemy import Connection, func, select
 from sqlalchemy.exc import IntegrityError
 
+from app.core.disk import RETRY_S, words_for
 from app.core.errors import InvariantBroken, StorageUnavailable
 from app.jobs import sql_once, sql_queue, sql_submissions, sql_sweeps, sql_views
 from app.jobs.files import ResultFiles
@@ -233,4 +234,4 @@ def _kept(connection: Connection, some: Sequence[tuple[str, int]]) -> set[tuple[
 
 def _not_kept(error: OSError) -> StorageUnavailable:
     log.error("result_file_failed", error=type(error).__name__, reason=error.strerror)
-    return StorageUnavailable("a result could not be kept; the server's log has the reason")
+    return StorageUnavailable(words_for(error), retry_after_s=RETRY_S)

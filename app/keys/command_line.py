@@ -17,6 +17,7 @@ from app.keys.quotas import day_of
 from app.keys.usage_shown import groups_of, period_of, usage_csv, usage_lines
 from app.storage.engines import Engines, open_engines
 from app.storage.schema import migrate
+from app.storage.trouble import usable
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class Said:
 def run(options: argparse.Namespace, address: str) -> Said:
     """address: of the database. Raises ServingError."""
     engines = open_engines(address, 1)
-    with closing(_Disposing(engines)):
+    with usable(), closing(_Disposing(engines)):
         migrate(engines)
         return _ACTIONS[options.action](options, engines, time.time())
 

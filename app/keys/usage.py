@@ -13,12 +13,16 @@ from datetime import date
 from functools import partial
 from typing import Any, Protocol
 
+import structlog
+
 from app.core.errors import Overloaded, StorageUnavailable
 from app.keys import usage_rows
 from app.keys.quotas import DAY_S, Quotas, day_of
 from app.keys.tables import SUMS
 from app.keys.usage_rows import Group, Period, Place
 from app.storage.database import Database
+
+log = structlog.get_logger()
 
 WRITE_S = 0.5
 _EPOCH = date(1970, 1, 1).toordinal()
@@ -73,6 +77,9 @@ class UsageLedger:
             try:
                 await self.flush()
             except (StorageUnavailable, Overloaded):
+                self._news.set()  # the database has logged it
+            except Exception as error:
+                log.error("usage_not_written", exc_info=error)
                 self._news.set()
 
     async def flush(self) -> None:

@@ -11,6 +11,7 @@ from app.batches.contents import Contents, Incoming
 from app.batches.runner import BatchRunner
 from app.batches.status import Batch, Purpose, StoredFile, check_room, new_file_id
 from app.batches.store import BatchStore, Page
+from app.core.disk import RETRY_S, words_for
 from app.core.errors import (
     BatchNotFound,
     InvalidRequest,
@@ -163,12 +164,17 @@ class BatchService:
             opened.close()
 
     async def delete_file(self, caller: str, file_id: str) -> None:
-        """Raises StoredFileNotFound, FileInUse."""
+        """Nobody finds it then; a content that the disk keeps is deleted at the next start.
+
+        Raises StoredFileNotFound, FileInUse."""
         file = await self._store.delete_file(caller, file_id, time.time())
         if file is None:
             raise StoredFileNotFound
         if file.place == self._contents.place:
-            await asyncio.to_thread(self._contents.delete, [file_id])
+            try:
+                await asyncio.to_thread(self._contents.delete, [file_id])
+            except OSError as error:
+                log.error("file_failed", error=type(error).__name__, reason=error.strerror)
 
     # --- batches
 
@@ -232,4 +238,4 @@ def _found(batch: Batch | None) -> Batch:
 
 def _not_kept(error: OSError) -> StorageUnavailable:
     log.error("file_failed", error=type(error).__name__, reason=error.strerror)
-    return StorageUnavailable("a file could not be kept or read; the server's log has the reason")
+    return StorageUnavailable(words_for(error), retry_after_s=RETRY_S)

@@ -18,8 +18,10 @@ import structlog
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, DataError, IntegrityError
 
+from app.core.disk import RETRY_S
 from app.core.errors import Overloaded, StorageUnavailable
 from app.storage.engines import Engines
+from app.storage.trouble import reason_of, told
 
 log = structlog.get_logger()
 
@@ -103,15 +105,17 @@ class Database:
                 self._loop.call_soon_threadsafe(_answer, group)
 
     def _commit(self, group: Sequence[_Write]) -> None:
-        """One transaction. Where it fails before its commit, each write has one of its own."""
-        is_committing = False
+        """One transaction. Where it fails between its beginning and its commit, each write has one
+        of its own; where it does not begin, none would."""
+        is_divisible = False
         try:
             with self._telling_of_failures(), self._engines.writing() as connection:
+                is_divisible = len(group) > 1
                 for one in group:
-                    self._attempt(connection, one, is_alone=len(group) == 1)
-                is_committing = True
+                    self._attempt(connection, one, is_alone=not is_divisible)
+                is_divisible = False
         except Exception as error:
-            if len(group) > 1 and not is_committing:
+            if is_divisible:
                 for one in group:
                     self._commit([one])
             else:
@@ -141,9 +145,8 @@ class Database:
         except _OF_THE_STATEMENT:
             raise
         except (DBAPIError, TimeoutError, OSError) as error:
-            reason = str(error.orig if isinstance(error, DBAPIError) else error).strip()
-            log.error("storage_failed", error=type(error).__name__, reason=reason)
-            raise StorageUnavailable from error
+            log.error("storage_failed", error=type(error).__name__, reason=reason_of(error))
+            raise StorageUnavailable(told(error), retry_after_s=RETRY_S) from error
 
 
 def _answer(group: Sequence[_Write]) -> None:

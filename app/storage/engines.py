@@ -47,8 +47,8 @@ class Engines:
             yield connection
 
     def dispose(self) -> None:
-        """The last connection to SQLite checkpoints as it closes."""
-        with contextlib.suppress(TimeoutError), self._alone():
+        """The last connection to SQLite checkpoints as it closes, where the disk allows it."""
+        with contextlib.suppress(OSError), self._alone():
             self.reader.dispose()
             self.writer.dispose()
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import structlog
 from sqlalchemy import Connection, inspect, text
-from sqlalchemy.exc import DBAPIError
 
 from app.core.errors import ConfigurationError
 from app.storage.engines import Engines
+from app.storage.trouble import usable
 
 log = structlog.get_logger()
 
@@ -29,15 +29,11 @@ def heads() -> frozenset[str]:
 
 def migrate(engines: Engines) -> None:
     """Raises ConfigurationError where the database cannot be had, or is newer than we are."""
-    try:
-        with engines.writing() as connection:
-            if engines.is_postgres:
-                connection.execute(text(f"SELECT pg_advisory_xact_lock({_ANY_NUMBER})"))
-            if (found := _revisions(connection)) != heads():
-                _upgrade(connection, found)
-    except (DBAPIError, TimeoutError, OSError) as error:
-        reason = str(error.orig if isinstance(error, DBAPIError) else error).strip()
-        raise ConfigurationError(f"cannot use the database of DATABASE_URL: {reason}") from None
+    with usable(), engines.writing() as connection:
+        if engines.is_postgres:
+            connection.execute(text(f"SELECT pg_advisory_xact_lock({_ANY_NUMBER})"))
+        if (found := _revisions(connection)) != heads():
+            _upgrade(connection, found)
 
 
 def _revisions(connection: Connection) -> frozenset[str]:

@@ -148,3 +148,38 @@ def test_a_database_that_cannot_be_reached_is_said_at_the_start():
     with pytest.raises(ConfigurationError, match="DATABASE_URL") as refused:
         migrate(engines)
     assert "secret" not in str(refused.value)
+
+
+async def test_a_group_that_finds_no_database_asks_for_it_once():
+    """Each try may take as long as a host that does not answer lets it."""
+    engines = open_engines("postgresql://user:secret@127.0.0.1:1/db", READERS)
+    tries: list[int] = []
+    event.listen(engines.writer, "do_connect", lambda *_: tries.append(1))
+    database = Database(engines)
+    writes = [database.write(add(n)) for n in range(20)]
+    results = await asyncio.gather(*writes, return_exceptions=True)
+    await database.close()
+    assert {type(each) for each in results} == {StorageUnavailable}
+    assert len(tries) <= 2, "the first may have been alone"
+    assert "secret" not in str(results[0]) and "cannot be reached" in str(results[0])
+
+
+async def test_a_connection_that_breaks_in_a_group_costs_only_who_broke_it(database):
+    go, held = await hold_the_writer(database)
+
+    def break_off(connection: Connection) -> None:
+        if database.is_postgres:
+            connection.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+        else:
+            connection.connection.driver_connection.close()  # type: ignore[union-attr]
+            connection.execute(text("SELECT 1"))
+
+    writes = [database.write(add(1)), database.write(break_off), database.write(add(2))]
+    gathered = asyncio.gather(*writes, return_exceptions=True)
+    await asyncio.sleep(0)
+    go.set()
+    first, broken, second = await gathered
+    await asyncio.gather(held, return_exceptions=True)
+    assert isinstance(broken, StorageUnavailable), broken
+    assert (first, second) == (1, 2)
+    assert await database.read(numbers) == [1, 2]

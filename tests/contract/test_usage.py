@@ -41,6 +41,8 @@ class Fragile:
         self.writes += 1
         if self.fails == "before":
             raise StorageUnavailable
+        if self.fails == "strangely":
+            raise ValueError("not foreseen")
         result = await self.database.write(work)
         if self.fails == "after":
             raise StorageUnavailable
@@ -120,13 +122,15 @@ async def test_many_additions_are_one_write(ledger, fragile):
     assert fragile.writes == 1
 
 
-async def test_what_was_added_is_written_by_itself(ledger, fragile, monkeypatch):
+@pytest.mark.parametrize("fails", ["before", "strangely"])
+async def test_what_was_added_is_written_by_itself(ledger, fragile, monkeypatch, fails):
     monkeypatch.setattr("app.keys.usage.WRITE_S", 0.01)
     running = asyncio.create_task(ledger.run())
-    fragile.fails = "before"
+    fragile.fails = fails
     ledger.add("k", "m", "v1", use())
-    while fragile.writes < 2:
-        await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        while fragile.writes < 2:
+            await asyncio.sleep(0)
     fragile.fails = ""
     query = text("SELECT sum(requests) FROM usage")
     while await fragile.read(lambda c: c.scalar(query)) != 1:

@@ -23,6 +23,12 @@ READY_S = 240.0  # the first start on a machine fetches model files and measures
 ENDS_S = 30.0
 
 Event = dict[str, Any]
+Through = Callable[..., tuple[str, ...]]
+"""Makes the command that starts a command."""
+
+
+def plainly(*command: str) -> tuple[str, ...]:
+    return command
 
 
 def environment(**settings: object) -> dict[str, str]:
@@ -38,15 +44,23 @@ def environment(**settings: object) -> dict[str, str]:
     return os.environ | {name: str(value) for name, value in ours.items()}
 
 
-def cli(folder: Path, *arguments: str) -> str:
-    """What `python -m app.cli` says, of the database of a server that starts in that folder."""
-    done = subprocess.run(
-        [sys.executable, "-m", "app.cli", *arguments],
+def run_cli(
+    folder: Path, *arguments: str, through: Through = plainly, **settings: object
+) -> subprocess.CompletedProcess[str]:
+    """`python -m app.cli`, over the database of a server that starts in that folder. through: how
+    the command is started."""
+    return subprocess.run(
+        through(sys.executable, "-m", "app.cli", *arguments),
         cwd=folder,
-        env=environment(LOG_LEVEL="error"),
+        env=environment(LOG_LEVEL="error", **settings),
         capture_output=True,
         text=True,
     )
+
+
+def cli(folder: Path, *arguments: str, through: Through = plainly, **settings: object) -> str:
+    """What it says."""
+    done = run_cli(folder, *arguments, through=through, **settings)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
