@@ -153,8 +153,9 @@ async def answer_serving_error(request: Request, error: Exception) -> Response:
 async def answer_framework_error(request: Request, error: Exception) -> Response:
     """What the framework refuses by itself: unknown routes, wrong methods."""
     response = await answer_serving_error(request, _translated(request, error))
-    if isinstance(error, HTTPException) and error.headers:
-        response.headers.update({**error.headers, **response.headers})
+    if isinstance(error, HTTPException):
+        for name, value in (error.headers or {}).items():
+            response.headers.setdefault(name, value)
     return response
 
 
