@@ -14,6 +14,10 @@ what a turn is used for. The rules (docs/scheduling.md):
    Virtual time also moves by half of everybody's share of what is served: else an endless row of
    new callers, all of whom start at the same time, would keep an old one waiting for ever.
 3. A caller's own members go in order of arrival.
+4. An item of several members is what a packet is to a network: its caller's tag moves when no more
+   of it waits, or after `TURN_TOKENS`. If callers took turns by member, all items that wait would
+   be in progress at once, and under overload half of what is computed would be of items that come
+   too late as a whole.
 
 Every operation costs the logarithm of the number of callers, whatever waits.
 """
@@ -22,7 +26,7 @@ from collections import OrderedDict
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush, heapreplace
-from itertools import count
+from itertools import chain, count
 from typing import Generic, Protocol, TypeVar
 
 from app.core.types import Priority
@@ -31,6 +35,7 @@ AGE_S = {Priority.NORMAL: 1.0, Priority.BATCH: 5.0}
 AGED_SHARE = 0.1
 FORGIVEN = 512.0  # tokens
 MOST_CREDIT = 512.0  # tokens; an idle hour of a share is no right to a burst
+TURN_TOKENS = 512  # of one item that are served before others have their turn, at most
 WALK_TOKENS = 256  # so many of one caller in a row, when looking at who comes next
 UNEVEN = 4  # members per caller; more means that somebody has sent much at once
 FEW = 8  # times as many are there per caller
@@ -38,10 +43,13 @@ _SLACK = 64  # entries of those who left that a heap may hold before it is clear
 
 
 class Member(Protocol):
-    """What waits. key: its own; tokens: what it costs."""
+    """What waits. key: its own; item_id: of what it is part of; tokens: what it costs."""
 
     @property
     def key(self) -> Hashable: ...
+
+    @property
+    def item_id(self) -> int: ...
 
     @property
     def tokens(self) -> int: ...
@@ -61,11 +69,22 @@ M = TypeVar("M", bound=Member)
 
 @dataclass(slots=True)
 class _Flow(Generic[M]):
-    """What waits of one caller. tag: of its first member."""
+    """What waits of one caller. tag: of its first item. owed: served, and not yet in the tag."""
 
     caller: str
     tag: float
     members: OrderedDict[Hashable, M] = field(default_factory=OrderedDict)
+    owed: float = 0.0
+
+    def remove(self, member: M, tokens: float) -> None:
+        """It leaves, served with so many tokens."""
+        before = next(iter(self.members.values())).item_id
+        del self.members[member.key]
+        self.owed += tokens
+        first = next(iter(self.members.values()), None)
+        if first is None or first.item_id != before or self.owed >= TURN_TOKENS:
+            self.tag += self.owed
+            self.owed = 0.0
 
 
 class _Class(Generic[M]):
@@ -95,11 +114,9 @@ class _Class(Generic[M]):
     def remove(self, member: M, *, served: bool) -> None:
         del self.members[member.key]
         flow = self._flows[member.caller]
-        del flow.members[member.key]
-        if served:
-            tokens = max(1, member.tokens)
-            flow.tag += tokens
-            self._now += tokens / (2 * len(self._flows))
+        tokens = max(1, member.tokens) if served else 0
+        flow.remove(member, tokens)
+        self._now += tokens / (2 * len(self._flows))
         if not flow.members:
             del self._flows[flow.caller]
             self._forget_or_remember(flow)
@@ -119,7 +136,8 @@ class _Class(Generic[M]):
 
     def is_ahead(self, caller: str, tokens: float) -> bool:
         """Whether that caller was served so many tokens more than his share."""
-        return self._flows[caller].tag > self._now + tokens
+        flow = self._flows[caller]
+        return flow.tag + flow.owed > self._now + tokens
 
     def first_flow(self) -> _Flow[M]:
         while True:
@@ -155,13 +173,13 @@ class _Class(Generic[M]):
                 if ahead and tag > ahead[0][0]:
                     heappush(ahead, (tag, next(serial), 0, rest))
                     continue
-            until = tag + WALK_TOKENS
+            item_id, looked = -1, 0
             for member in rest:
-                yield member
-                tag += max(1, member.tokens)
-                if tag >= until:
-                    heappush(ahead, (tag, next(serial), 0, rest))
+                if looked >= (TURN_TOKENS if member.item_id == item_id else WALK_TOKENS):
+                    heappush(ahead, (tag + looked, next(serial), 0, chain([member], rest)))
                     break
+                yield member
+                item_id, looked = member.item_id, looked + max(1, member.tokens)
 
     def _forget_or_remember(self, flow: _Flow[M]) -> None:
         if not self._flows:  # nobody is left to be fair to

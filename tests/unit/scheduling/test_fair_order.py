@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from app.core.types import Priority
 from app.scheduling.batcher import Batcher, BatchLimits
 from app.scheduling.cost_model import CostModel
-from app.scheduling.fair_order import AGE_S, AGED_SHARE, FairOrder
+from app.scheduling.fair_order import AGE_S, AGED_SHARE, TURN_TOKENS, FairOrder
 from app.scheduling.queue import Row, RowQueue
 
 COST = CostModel(fixed_ms=2.0, per_token_ms=0.1, per_pair_ms=0.0)
@@ -73,6 +73,40 @@ def test_callers_share_tokens_and_not_requests():
         first = serve_first(order)
         tokens[first.caller] += first.tokens
         assert abs(tokens["short"] - tokens["long"]) <= 100
+
+
+def document(item, caller, rows, tokens=30) -> list[Row]:
+    return [Row(item, at, tokens, 0.0, None, None, Priority.NORMAL, caller) for at in range(rows)]
+
+
+def test_an_item_of_many_rows_is_served_whole_before_the_next_callers_has_its_turn():
+    order = order_of(*document(1, "ann", 5), *document(2, "bob", 5), *document(3, "ann", 5))
+
+    assert [each.item_id for each in served_in_turn(order)] == 5 * [1] + 5 * [2] + 5 * [3]
+
+
+def test_no_item_keeps_its_turn_for_long():
+    order = order_of(*document(1, "ann", 100, tokens=100), row(2, "bob"))
+    before = [each.item_id for each in served_in_turn(order)].index(2)
+
+    assert 100 * (before - 1) < TURN_TOKENS <= 100 * before
+
+
+def test_what_comes_next_is_whole_items_of_those_who_come_first():
+    order = order_of(*document(1, "ann", 12), *document(2, "bob", 12), *document(3, "eve", 12))
+    serve_first(order)
+
+    walked = [each.item_id for each in order.walk(Priority.NORMAL)]
+    assert walked == 11 * [1] + 12 * [2] + 12 * [3]
+
+
+def test_an_item_that_leaves_in_its_turn_has_been_charged():
+    order = order_of(*document(1, "ann", 5), row(2, "bob", tokens=20), row(3, "ann", tokens=20))
+    serve_first(order)
+    for each in document(1, "ann", 5)[1:]:
+        order.remove(each)
+
+    assert next_item(order) == 2
 
 
 def test_who_was_served_ahead_and_comes_back_has_not_been_forgotten():
@@ -154,23 +188,27 @@ def test_what_is_kept_of_callers_does_not_grow_with_all_who_ever_came():
     assert len(normal._served_ahead) + len(normal._heap) < 1000
 
 
-MEMBERS = st.tuples(st.sampled_from("abcdef"), st.integers(1, 60))
+MEMBERS = st.tuples(st.sampled_from("abcdef"), st.integers(1, 60), st.integers(1, 6))
 
 
 @settings(max_examples=200)
-@given(st.lists(MEMBERS, min_size=1, max_size=120), st.lists(st.integers(0, 200), max_size=80))
+@given(st.lists(MEMBERS, min_size=1, max_size=60), st.lists(st.integers(0, 200), max_size=80))
 def test_a_walk_meets_everybody_once_and_begins_with_whose_turn_it_is(members, served):
-    rows = [row(i, caller, tokens) for i, (caller, tokens) in enumerate(members)]
+    rows = [
+        each
+        for item, (caller, tokens, parts) in enumerate(members)
+        for each in document(item, caller, parts, tokens)
+    ]
     order = order_of(*rows)
     for pick in served:  # in any order, as company is
         if rows:
             order.serve([rows.pop(pick % len(rows))])
     walked = list(order.walk(Priority.NORMAL))
 
-    assert sorted(each.item_id for each in walked) == [each.item_id for each in rows]
+    assert sorted(each.key for each in walked) == [each.key for each in rows]
     assert walked[:1] == ([order.first(0.0)] if rows else [])
     for caller in "abcdef":
-        own = [each.item_id for each in walked if each.caller == caller]
+        own = [each.key for each in walked if each.caller == caller]
         assert own == sorted(own)
 
 
