@@ -36,9 +36,10 @@ PATIENCE_S = {Priority.INTERACTIVE: 0.2, Priority.NORMAL: TARGET_S, Priority.BAT
 BUSY_SHARE, BUSY_CORES = 0.15, 0.5  # of the cores that there are; and at most
 LOOK_S = 0.1  # how often that is judged
 HALF_LIFE_S = 0.5  # of the past of callers
-COALESCED_S = 0.002
+COALESCED_S = 0.008  # a fraction of what a batch takes
 REFUSES_MANY = ASKS_MANY = 20  # in a half-life
 READ_AT_LEAST, READ_AT_MOST = 1.2, 2.0
+TURNS = 8  # of the loop until a request, or an answer, that has come is through
 HELD_S = 0.015
 MAX_BODY_BYTES = 64 * 2**10  # of what is read to the end although it is refused
 _PRIORITY, _CALLER = (name.lower().encode("ascii") for name in (PRIORITY_HEADER, CALLER_HEADER))
@@ -107,12 +108,12 @@ class _Past:
 
     @property
     def refused_anyway(self) -> float:
-        """Share of what is asked that need not be read."""
+        """Share of what is asked next that need not be read."""
         taken = self.read - self.refused
         eagerness = taken * READ_AT_LEAST / self.read if self.read else 1.0
         over = max(0.0, eagerness - 1) / (READ_AT_LEAST - 1)
         times = READ_AT_LEAST + (READ_AT_MOST - READ_AT_LEAST) * over
-        return max(0.0, 1 - max(1.0, times * taken) / self.asked)
+        return max(0.0, 1 - max(1.0, times * taken) / self.asked) if self.asked else 0.0
 
 
 class Shares:
@@ -131,8 +132,9 @@ class Shares:
         past = self._pasts.get(who)
         if past is None:
             past = self._pasts[who] = _Past()
+        refused_anyway = past.refused_anyway
         past.asked += 1
-        return past.refused_anyway
+        return refused_anyway
 
     def read(self, who: Who) -> None:
         """It went to the application."""
@@ -168,13 +170,15 @@ class Shedding:
 
         While many are refused it is kept from looking for requests for `COALESCED_S` at a time, as
         network cards keep from interrupting: those that came meanwhile are handled in one go. To be
-        woken for each costs as much again as to refuse it, and the caches of whatever ran.
+        woken for each costs as much again as to refuse it, and the caches of whatever ran. Between
+        two such pauses the loop turns so often that what came is handled to its end.
         """
         faded = time.monotonic()
         while True:
             if self._is_short_of_time:
                 time.sleep(COALESCED_S)
-                await asyncio.sleep(0)
+                for _ in range(TURNS):
+                    await asyncio.sleep(0)
             else:
                 await asyncio.sleep(TICK_S)
             now = time.monotonic()

@@ -79,6 +79,17 @@ def test_who_is_answered_is_not_refused():
         shares.read(ANN)
 
 
+@pytest.mark.parametrize("asked", [(1,), (2, 1), (3, 0, 1), (1, 1, 2, 5)])
+def test_who_asks_now_and_then_and_is_always_taken_is_not_refused(asked):
+    shares = Shares()
+    for _ in range(50):
+        for requests in asked:
+            for _ in range(requests):
+                assert shares.ask(ANN) == 0.0
+                shares.read(ANN)
+            shares.fade()
+
+
 class Application:
     """Takes at most so many of a caller's requests in each half second, and refuses the others."""
 
