@@ -3,6 +3,9 @@
 A text of an item is told while it grows, each of several under its own index; the rest with its
 end (tasks/detokenise.py), which may come before the ends of the others. Tokens whose text has to
 wait are told with the piece that has it.
+
+Where many texts grow, each is told at every second step, after its first piece. To tell one costs
+the server and its client some 0.16 ms, and while they take it from a core the step of all waits.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,6 +20,12 @@ from app.tasks.detokenise import TextStream, TokenReader, reader_of
 from app.tasks.generate import GenerationPlan, text_of_tokens
 from app.tasks.steering import entries_of, token_texts, without_end
 from app.workers.messages import pack_logprobs
+
+
+MANY = 16  # texts that are told at every step
+
+Due = tuple[int, "OpenText", list[int]]
+"""An item, a text of it, and the tokens to be read."""
 
 
 def text_of(answer: Answer, index: int) -> str:
@@ -77,7 +86,7 @@ class Teller:
         self, grown: Iterable[tuple[int, Sequence[OpenText], Sequence[Written]]]
     ) -> list[tuple[int, Piece]]:
         """grown: items with their texts, and what a step has added to them."""
-        due: list[tuple[int, OpenText, list[int]]] = []
+        due: list[Due] = []
         ended: list[tuple[int, Piece]] = []
         for item_id, texts, written in grown:
             for news in written:
@@ -90,6 +99,7 @@ class Teller:
                     ended += [(item_id, piece) for piece in self._last(text, news.finish_reason)]
                 elif window is not None:
                     due.append((item_id, text, window))
+        due = _now(due)
         read = self._decoded([window for *_, window in due])
         grew = [
             (item_id, text.piece(said))
@@ -128,3 +138,12 @@ class Teller:
         if len(rows) > 1 and isinstance(self._runtime, DecodesMany):
             return self._runtime.decode_many(rows)
         return [self._runtime.decode(row) for row in rows]
+
+
+def _now(due: list[Due]) -> list[Due]:
+    """Those to be told at this step: all first pieces, and of many the half that waits for most."""
+    if len(due) <= MANY:
+        return due
+    first = sum(not text.told for _, text, _ in due)
+    most = max(MANY, first, -(-len(due) // 2))
+    return sorted(due, key=lambda one: (one[1].told > 0, -one[1].untold))[:most]

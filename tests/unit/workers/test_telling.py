@@ -14,11 +14,12 @@ from app.services.openai_chunks import ChatWriter, CompletionWriter, chunks
 from app.services.openai_generation import Asked, Head, chat_answer, completion_answer
 from app.services.streaming import PieceBuffer
 from app.tasks.generate import Generate, GenerationPlan
-from app.workers.telling import Teller
+from app.workers.telling import MANY, Teller
 from tests.unit.tasks.vocabularies import SPECIAL, TOKENS, VOCABULARIES, Vocabulary
 
 HEAD = Head("cmpl-1", 5, "generator:v1")
 STOPS = st.lists(st.text(alphabet="ab c日s/<", min_size=1, max_size=4), max_size=2)
+MANY_ROWS = st.lists(TOKENS.filter(bool), min_size=MANY + 1, max_size=MANY + 3)
 EMOJI = [1 + byte for byte in "a😀b".encode()]
 
 
@@ -80,7 +81,7 @@ async def streamed(
 
 @pytest.mark.parametrize("name", VOCABULARIES)
 @given(
-    rows=st.lists(TOKENS.filter(bool), min_size=1, max_size=3),
+    rows=st.lists(TOKENS.filter(bool), min_size=1, max_size=3) | MANY_ROWS,
     stops=STOPS,
     reason=st.sampled_from(["stop", "length"]),
 )
@@ -140,3 +141,27 @@ def test_logprobs_that_wait_for_a_reader_count_by_their_size():
         count += 1
 
     assert count < 2**16 / len(piece.logprobs[0])
+
+
+def test_of_many_texts_each_is_told_at_every_second_step_and_at_its_first():
+    vocabulary = VOCABULARIES["replaces"]
+    plan = GenerationPlan([1], Sampling(100, 1), "")
+    teller: Any = Teller(Reads(vocabulary))  # type: ignore[arg-type]
+    texts = [teller.open(plan) for _ in range(2 * MANY)]
+    letter = 1 + ord("a")
+    steps = [
+        teller.tell([(item, text, [Written((letter,))]) for item, text in enumerate(texts)])
+        for _ in range(9)
+    ]
+
+    assert [len(step) for step in steps] == [2 * MANY] + 8 * [MANY]
+    for item in range(2 * MANY):
+        own = [piece.tokens for step in steps for told_of, piece in step if told_of == item]
+        assert own == [1, 1, 2, 2, 2] or own == [1, 2, 2, 2, 2]
+
+
+def test_few_texts_are_told_at_each_step():
+    rows = [[*([1 + ord("a")] * 5), SPECIAL]] * MANY
+    pieces, _ = told(VOCABULARIES["replaces"], rows, [], "stop")
+
+    assert [piece.tokens for piece in pieces] == [1] * 5 * MANY
