@@ -5,7 +5,6 @@ way: another then goes on at once, and nobody runs what somebody else does.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,14 +14,13 @@ from app.batches.answering import Stop
 from app.batches.contents import try_lock
 from app.batches.running import Means, Running
 from app.batches.status import Batch
+from app.core.background import Background
 from app.core.errors import StorageUnavailable
-from app.core.waiting import wait_at_most
 
 log = structlog.get_logger()
 
 AT_ONCE, OF_ONE_CALLER = 32, 4
 POLL_S, MEASURE_S, SWEEP_S, RETRY_S = 1.0, 5.0, 60.0, 5.0
-ENDS_S = 5.0  # for what was answered to be kept
 
 
 class BatchRunner:
@@ -31,15 +29,15 @@ class BatchRunner:
     def __init__(self, means: Means) -> None:
         self._means = means
         self._running: dict[str, Running] = {}
-        self._lives: set[asyncio.Task[None]] = set()
-        self._loops: list[asyncio.Task[None]] = []
+        self._background = Background("batches")
         self._wake = asyncio.Event()
-        self._is_leaving = False
-        self._leaving_since = 0.0
+        self._has_looked_for_strays = False
 
     def start(self) -> None:
-        loops = (self._finding, self._measuring, self._sweeping)
-        self._loops = [asyncio.create_task(loop()) for loop in loops]
+        # Whoever makes one here wakes us; other servers do not.
+        self._background.repeat(self.find, POLL_S, self._wake)
+        self._background.repeat(self.measure, MEASURE_S)
+        self._background.repeat(self.sweep, SWEEP_S)
 
     def wake(self) -> None:
         """There is something to run."""
@@ -52,41 +50,37 @@ class BatchRunner:
 
     def begin_stop(self) -> None:
         """Begin no further line."""
-        if not self._is_leaving:
-            self._is_leaving = True
-            self._leaving_since = asyncio.get_running_loop().time()
+        if self._background.begin_stop():
             for running in self._running.values():
                 running.end(Stop.LEAVING, at_once=False)
 
     async def stop(self, grace_s: float) -> None:
         """Lines that are being answered are waited for, for `grace_s` from `begin_stop` on."""
         self.begin_stop()
-        ends = self._leaving_since + grace_s
-        await self._settle(max(0.0, ends - asyncio.get_running_loop().time()))
+        await self._background.stop(grace_s, self._leave)
+
+    def _leave(self) -> None:
         for running in self._running.values():
             running.end(Stop.LEAVING)
-        await self._settle(ENDS_S)
-        for task in (*self._loops, *self._lives):
-            task.cancel()
-        await asyncio.gather(*self._loops, *self._lives, return_exceptions=True)
 
     async def find(self) -> int:
         """Begin with those that are open and run by nobody; returns how many that are."""
         means, begun = self._means, 0
-        if self._is_leaving or not means.work.can_run:
+        if self._background.is_leaving or not means.work.can_run:
             return 0
         for batch in await means.store.open_in(means.contents.place):
             if not self._has_room(batch) or (lock := self._lock(batch)) is None:
                 continue
             self._running[batch.id] = Running(batch, means)
-            life = asyncio.create_task(self._live(batch.id, lock))
-            self._lives.add(life)
-            life.add_done_callback(self._lives.discard)
+            self._background.begin(self._live(batch.id, lock))
             begun += 1
         return begun
 
     async def sweep(self) -> None:
-        """Delete what was kept long enough."""
+        """Delete what was kept long enough, and at first what was left behind."""
+        if not self._has_looked_for_strays:
+            self._has_looked_for_strays = True
+            await self.delete_strays()
         means = self._means
         while gone := await means.store.delete_expired(means.now()):
             here = [file.id for file in gone if file.place == means.contents.place]
@@ -128,7 +122,7 @@ class BatchRunner:
         batch = await self._means.store.reread(batch_id)
         if batch is not None and batch.status.is_open:
             running = self._running[batch_id] = Running(batch, self._means)
-            if self._is_leaving:
+            if self._background.is_leaving:
                 running.end(Stop.LEAVING)
             await running.run()
             batch = await self._means.store.reread(batch_id)
@@ -150,37 +144,3 @@ class BatchRunner:
 
     def _lock_path(self, batch_id: str) -> Path:
         return self._means.folder / f"{batch_id}.lock"
-
-    async def _settle(self, seconds: float) -> None:
-        if self._lives:
-            await asyncio.wait(self._lives, timeout=seconds)
-
-    async def _finding(self) -> None:
-        """Whoever makes one here wakes us; other servers do not."""
-        while True:
-            self._wake.clear()
-            await _attempt(self.find)
-            await wait_at_most(self._wake, POLL_S)
-
-    async def _measuring(self) -> None:
-        while True:
-            await _attempt(self.measure)
-            await asyncio.sleep(MEASURE_S)
-
-    async def _sweeping(self) -> None:
-        await _attempt(self.delete_strays)
-        while True:
-            await _attempt(self.sweep)
-            await asyncio.sleep(SWEEP_S)
-
-
-async def _attempt(step: Callable[[], Awaitable[object]]) -> None:
-    """A failure is logged; the step comes again."""
-    try:
-        await step()
-    except StorageUnavailable:
-        pass  # the database has logged it
-    except OSError as error:
-        log.error("batches_step_failed", step=step.__name__, reason=str(error))
-    except Exception as error:
-        log.error("batches_step_failed", step=step.__name__, exc_info=error)

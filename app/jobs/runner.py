@@ -18,9 +18,9 @@ from typing import TypeVar
 
 import structlog
 
-from app.core.errors import ServingError, StorageUnavailable, TryLater
+from app.core.background import Background
+from app.core.errors import ServingError, TryLater
 from app.core.job_metrics import JobMetrics
-from app.core.waiting import wait_at_most
 from app.jobs.answering import Answering, PutOff
 from app.jobs.held import Held, Stop
 from app.jobs.owners import Owner
@@ -33,7 +33,6 @@ log = structlog.get_logger()
 
 MOST_PER_CLAIM = 16  # their bodies are held in memory
 POLL_S, RETRY_S = 1.0, 1.0
-ENDS_S = 5.0  # for what was stopped to be given back
 LEAST_DELAY_S, MOST_DELAY_S = 1.0, 60.0
 
 T = TypeVar("T")
@@ -68,19 +67,14 @@ class Runner:
         self._limits = limits
         self._room = asyncio.Semaphore(limits.inputs)
         self._held: dict[str, Held] = {}
-        self._lives: set[asyncio.Task[None]] = set()
-        self._loops: list[asyncio.Task[None]] = []
+        self._background = Background("jobs")
         self._wake = asyncio.Event()
-        self._is_leaving = False
-        self._leaving_since = 0.0
 
     def start(self) -> None:
-        steps = (
-            (self.renew, self._limits.lease_s / 3),
-            (self.sweep, self._limits.sweep_s),
-        )
-        self._loops = [asyncio.create_task(self._repeat(step, pause_s)) for step, pause_s in steps]
-        self._loops.append(asyncio.create_task(self._claiming()))
+        self._background.repeat(self.renew, self._limits.lease_s / 3)
+        self._background.repeat(self.sweep, self._limits.sweep_s)
+        # Whoever submits here or makes room wakes us; other servers do not.
+        self._background.repeat(self._claim_all, POLL_S, self._wake)
 
     def wake(self) -> None:
         """There is something to claim."""
@@ -93,29 +87,20 @@ class Runner:
 
     def begin_stop(self) -> None:
         """Claim nothing more, begin no further input."""
-        if not self._is_leaving:
-            self._is_leaving = True
-            self._leaving_since = asyncio.get_running_loop().time()
+        self._background.begin_stop()
 
     async def stop(self, grace_s: float) -> None:
         """Returns when nothing is held here any more, or cannot be given back.
 
         grace_s: from `begin_stop` on, for inputs that are being answered.
         """
-        self.begin_stop()
-        ends = self._leaving_since + grace_s
-        if self._lives:
-            left_s = max(0.0, ends - asyncio.get_running_loop().time())
-            await asyncio.wait(self._lives, timeout=left_s)
-        for held in self._held.values():
-            held.end(Stop.LEAVING)
-        if self._lives:
-            await asyncio.wait(self._lives, timeout=ENDS_S)
-        for task in (*self._loops, *self._lives):
-            task.cancel()
-        await asyncio.gather(*self._loops, *self._lives, return_exceptions=True)
+        await self._background.stop(grace_s, self._leave)
         if not self._held:
             self._owner.close()
+
+    def _leave(self) -> None:
+        for held in self._held.values():
+            held.end(Stop.LEAVING)
 
     async def renew(self) -> None:
         """All leases; stops what was cancelled or is lost."""
@@ -153,34 +138,25 @@ class Runner:
     async def claim(self) -> int:
         """Begin as many jobs as there is room for, and return how many that were."""
         room = self._limits.inputs - len(self._held)
-        if room <= 0 or self._room.locked() or self._is_leaving or not self._planner.can_run:
+        if (
+            room <= 0
+            or self._room.locked()
+            or self._background.is_leaving
+            or not self._planner.can_run
+        ):
             return 0
         count = min(room, MOST_PER_CLAIM)
         claimed = await self._store.claim(self._owner.name, count, self._limits.lease_s)
         self._metrics.claimed.inc(len(claimed))
         for job in claimed:
             held = self._held[job.id] = Held(job)
-            life = asyncio.create_task(self._live(held))
-            self._lives.add(life)
-            life.add_done_callback(self._lives.discard)
+            self._background.begin(self._live(held))
             self._watch.changed(job.id)
         return len(claimed)
 
     async def _claim_all(self) -> None:
         while await self._store.has_due() and await self.claim():
             pass
-
-    async def _claiming(self) -> None:
-        """Whoever submits here or makes room wakes us; other servers do not."""
-        while True:
-            self._wake.clear()
-            await _attempt(self._claim_all)
-            await wait_at_most(self._wake, POLL_S)
-
-    async def _repeat(self, step: Callable[[], Awaitable[None]], pause_s: float) -> None:
-        while True:
-            await _attempt(step)
-            await asyncio.sleep(pause_s)
 
     async def _live(self, held: Held) -> None:
         """One job from its claim to its end."""
@@ -190,7 +166,7 @@ class Runner:
             self._store,
             self._planner,
             self._room,
-            may_begin=lambda: not self._is_leaving,
+            may_begin=lambda: not self._background.is_leaving,
             on_progress=self._watch.changed,
         )
         try:
@@ -212,7 +188,7 @@ class Runner:
             log.warning("job_lease_lost", job=job.id)
         elif isinstance(outcome, Ending):
             await self._finish(job, outcome)
-        elif outcome.why is None or self._is_leaving:
+        elif outcome.why is None or self._background.is_leaving:
             self._metrics.given_back.inc()
             await self._insist(lambda: self._store.release({job.id: job.fence}))
         else:
@@ -262,15 +238,3 @@ def _outcome(held: Held, work: "asyncio.Task[Ending | PutOff]") -> Ending | PutO
         log.error("job_failed", job=held.job.id, exc_info=error)
         return Ending(JobState.FAILED, problem=Problem(ServingError.code, "The server failed."))
     return work.result()
-
-
-async def _attempt(step: Callable[[], Awaitable[None]]) -> None:
-    """A failure is logged; the step comes again."""
-    try:
-        await step()
-    except StorageUnavailable:
-        pass  # the database has logged it
-    except OSError as error:
-        log.error("jobs_step_failed", step=step.__name__, reason=str(error))
-    except Exception as error:
-        log.error("jobs_step_failed", step=step.__name__, exc_info=error)

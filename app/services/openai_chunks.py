@@ -6,6 +6,7 @@ were is told with the chunk that has their text; of text that is held back, or n
 answer, with a later one.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -98,7 +99,7 @@ class _Choice:
         return shown
 
 
-class _ChunkWriter:
+class _ChunkWriter(ABC):
     """What chats and completions have in common."""
 
     kind = ""
@@ -146,11 +147,13 @@ class _ChunkWriter:
         """How many characters can be shown of what is held."""
         return len(text)
 
+    @abstractmethod
     def _say(self, at: int, choice: _Choice, text: str) -> Iterator[Chunk]:
-        raise NotImplementedError
+        """More of a text."""
 
+    @abstractmethod
     def _last(self, at: int, choice: _Choice, text: str, reason: str) -> Iterator[Chunk]:
-        raise NotImplementedError
+        """What is left of a text, all of it and why it ends."""
 
     def _chunk(self, at: int, fields: Chunk, reason: str | None = None) -> Chunk:
         choice = {"index": at, "logprobs": None, **fields, "finish_reason": reason}

@@ -4,6 +4,7 @@ Calls of functions come back as text in the form of Hermes, which is how models 
 what the API reads them from.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -94,7 +95,7 @@ def _marked(name: str, arguments: str) -> str:
     return f"\n<tool_call>\n{said}\n</tool_call>"
 
 
-class _TextsReader(Generic[_Choice]):
+class _TextsReader(ABC, Generic[_Choice]):
     """count: how many texts were asked for. head: what stands in front of each."""
 
     _form: type[_Chat] | type[_Text]
@@ -156,11 +157,13 @@ class _TextsReader(Generic[_Choice]):
             metadata["usage_unknown"] = True
         return Answer(value, metadata, usage_of(usage, self._tokens))
 
+    @abstractmethod
     def _text_of(self, choice: Any) -> str:
-        raise NotImplementedError
+        """The text of a whole answer's choice."""
 
+    @abstractmethod
     def _piece_of(self, choice: Any) -> str:
-        raise NotImplementedError
+        """What an event's choice adds to the text."""
 
 
 class CompletionReader(_TextsReader[_TextChoice]):

@@ -21,7 +21,6 @@ from app.tasks.generate import GenerationPlan, text_of_tokens
 from app.tasks.steering import entries_of, token_texts, without_end
 from app.workers.messages import pack_logprobs
 
-
 MANY = 16  # texts that are told at every step
 
 Due = tuple[int, "OpenText", list[int]]

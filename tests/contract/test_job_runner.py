@@ -104,7 +104,7 @@ async def server(store, tmp_path):
     server = Server(store, tmp_path / "owners")
     yield server
     await server.runner.stop(0.0)
-    assert not server.runner._held and not server.runner._lives
+    assert not server.runner._held and not server.runner._background.lives
 
 
 async def test_jobs_are_run_and_their_inputs_come_together(server, store):
@@ -267,7 +267,7 @@ async def test_what_a_dead_server_held_is_taken_back_by_the_next_on_its_machine(
     assert await server.ended(job_id) is JobState.SUCCEEDED
     dead.planner.gate.set()  # it was not dead after all: its answer changes nothing
     async with asyncio.timeout(GUARD_S):
-        await asyncio.gather(*dead.runner._lives)
+        await asyncio.gather(*dead.runner._background.lives)
     assert await store.result(job_id) == b"next"
 
 
