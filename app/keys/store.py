@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, or_, select
+from sqlalchemy import Connection, case, delete, insert, or_, select
 from sqlalchemy import update as updating
 from sqlalchemy.exc import IntegrityError
 
@@ -93,11 +93,12 @@ def find(connection: Connection, digest: str, now: float) -> Key | None:
 
 
 def get(connection: Connection, named: str, *, is_to_change: bool = False) -> Key:
-    """By name or id, whatever its state. is_to_change: by nobody else until the transaction ends.
+    """By id, or else by name, whatever its state.
 
-    Raises KeyNotFound.
+    is_to_change: by nobody else until the transaction ends. Raises KeyNotFound.
     """
-    query = select(KEYS).where(or_(KEYS.c.name == named, KEYS.c.id == named))
+    ids_first = case((KEYS.c.id == named, 0), else_=1)
+    query = select(KEYS).where(or_(KEYS.c.name == named, KEYS.c.id == named)).order_by(ids_first)
     row = connection.execute(query.with_for_update() if is_to_change else query).first()
     if row is None:
         raise KeyNotFound(f"there is no key {named[:80]!r}")

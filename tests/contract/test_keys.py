@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -127,6 +128,15 @@ async def test_a_revoked_key_opens_nothing_any_more(bench, named):
     assert again.revoked_at == revoked.revoked_at
     with pytest.raises(KeyNotFound):
         await bench.service.rotate(ME, "app", 0.0)
+
+
+async def test_an_id_means_its_key_though_another_is_named_so(bench):
+    keys = [await bench.service.create(ME, Terms(f"app-{n}")) for n in range(4)]
+    for (key, _), (other, _) in pairwise(keys):
+        await bench.service.update(ME, other.name, Change({"name": key.id}, {}))
+    for key, secret in keys[:3]:
+        assert (await bench.service.revoke(ME, key.id)).id == key.id
+        assert await bench.find(secret) is None
 
 
 async def test_a_rotated_key_has_a_new_secret_and_the_old_one_ends(bench):
