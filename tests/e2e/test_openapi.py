@@ -26,6 +26,7 @@ RUN = (sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONFIG), "
 MANY_S = 900
 BATCH_LINES = 20_000  # a minute or two, unless somebody cancels it
 ORDERS = "/v2/repository/models/"  # no server takes them unless it is told to
+OF_ONE = ("PATCH", "DELETE")  # what they name is seldom there, or there no longer
 LINE_CHARS = 2000  # a made-up request may be long, and must not push the others out
 
 pytestmark = pytest.mark.skipif(
@@ -111,7 +112,8 @@ def test_many_answers_are_as_the_document_says(start_server: Start, tmp_path: Pa
     print(f"\n{table(seen, declared)}")
     assert not found, found
     never = [each for each in declared if not any(200 <= status < 300 for status in seen[each])]
-    assert [each for each in never if ORDERS not in each] == [], "answered by nothing but errors"
+    of_many = [each for each in never if ORDERS not in each and not each.startswith(OF_ONE)]
+    assert of_many == [], "answered by nothing but errors"
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 Covered = Mapping[str, Counter[int]]
-METHODS = ("get", "post")
+METHODS = ("get", "post", "patch", "delete")
 
 
 def covered(report: Path) -> Covered:
