@@ -26,7 +26,7 @@ from collections import OrderedDict
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush, heapreplace
-from itertools import chain, count
+from itertools import count
 from typing import Generic, Protocol, TypeVar
 
 from app.core.types import Priority
@@ -85,6 +85,26 @@ class _Flow(Generic[M]):
         if first is None or first.item_id != before or self.owed >= TURN_TOKENS:
             self.tag += self.owed
             self.owed = 0.0
+
+
+class _Rest(Generic[M]):
+    """What a walk has not met of a flow. next: the first of it; tag: as far as it was met."""
+
+    def __init__(self, flow: _Flow[M]) -> None:
+        self.tag = flow.tag
+        self._members = iter(flow.members.values())
+        self.next = next(self._members, None)
+
+    def turn(self) -> Iterator[M]:
+        """As many as are looked at in a row, items as whole as they would be served."""
+        item_id, looked = -1, 0
+        while (member := self.next) is not None:
+            if looked >= (TURN_TOKENS if member.item_id == item_id else WALK_TOKENS):
+                break
+            item_id, looked = member.item_id, looked + max(1, member.tokens)
+            self.next = next(self._members, None)
+            yield member
+        self.tag += looked
 
 
 class _Class(Generic[M]):
@@ -158,10 +178,10 @@ class _Class(Generic[M]):
             yield from first.members.values()
             return
         # Places in the heap still to be looked at, and flows with what is left of their members.
-        ahead: list[tuple[float, int, int, Iterator[M] | None]] = [(0.0, 0, 0, None)]
+        ahead: list[tuple[float, int, int, _Rest[M] | None]] = [(0.0, 0, 0, None)]
         serial = count(1)
         while ahead:
-            tag, _, place, rest = heappop(ahead)
+            _, _, place, rest = heappop(ahead)
             if rest is None:
                 _, _, flow = self._heap[place]
                 for child in (2 * place + 1, 2 * place + 2):
@@ -169,17 +189,13 @@ class _Class(Generic[M]):
                         heappush(ahead, (self._heap[child][0], next(serial), child, None))
                 if not flow.members:
                     continue
-                rest, tag = iter(flow.members.values()), flow.tag
-                if ahead and tag > ahead[0][0]:
-                    heappush(ahead, (tag, next(serial), 0, rest))
+                rest = _Rest(flow)
+                if ahead and rest.tag > ahead[0][0]:
+                    heappush(ahead, (rest.tag, next(serial), 0, rest))
                     continue
-            item_id, looked = -1, 0
-            for member in rest:
-                if looked >= (TURN_TOKENS if member.item_id == item_id else WALK_TOKENS):
-                    heappush(ahead, (tag + looked, next(serial), 0, chain([member], rest)))
-                    break
-                yield member
-                item_id, looked = member.item_id, looked + max(1, member.tokens)
+            yield from rest.turn()
+            if rest.next is not None:
+                heappush(ahead, (rest.tag, next(serial), 0, rest))
 
     def _forget_or_remember(self, flow: _Flow[M]) -> None:
         if not self._flows:  # nobody is left to be fair to
