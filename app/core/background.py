@@ -77,6 +77,7 @@ class Background:
             if wake is not None:
                 wake.clear()
             await self._attempt(step)
+            await asyncio.sleep(0)  # others have a turn even where each step asks for the next
             if wake is None:
                 await asyncio.sleep(pause_s)
             else:
