@@ -144,5 +144,5 @@ def _now(due: list[Due]) -> list[Due]:
     if len(due) <= MANY:
         return due
     first = sum(not text.told for _, text, _ in due)
-    most = max(MANY, first, -(-len(due) // 2))
+    most = max(first, -(-len(due) // 2))
     return sorted(due, key=lambda one: (one[1].told > 0, -one[1].untold))[:most]

@@ -143,19 +143,20 @@ def test_logprobs_that_wait_for_a_reader_count_by_their_size():
     assert count < 2**16 / len(piece.logprobs[0])
 
 
-def test_of_many_texts_each_is_told_at_every_second_step_and_at_its_first():
+@pytest.mark.parametrize("count", [MANY + 2, 2 * MANY])
+def test_of_many_texts_each_is_told_at_every_second_step_and_at_its_first(count):
     vocabulary = VOCABULARIES["replaces"]
     plan = GenerationPlan([1], Sampling(100, 1), "")
     teller: Any = Teller(Reads(vocabulary))  # type: ignore[arg-type]
-    texts = [teller.open(plan) for _ in range(2 * MANY)]
+    texts = [teller.open(plan) for _ in range(count)]
     letter = 1 + ord("a")
     steps = [
         teller.tell([(item, text, [Written((letter,))]) for item, text in enumerate(texts)])
         for _ in range(9)
     ]
 
-    assert [len(step) for step in steps] == [2 * MANY] + 8 * [MANY]
-    for item in range(2 * MANY):
+    assert [len(step) for step in steps] == [count] + 8 * [count // 2]
+    for item in range(count):
         own = [piece.tokens for step in steps for told_of, piece in step if told_of == item]
         assert own == [1, 1, 2, 2, 2] or own == [1, 2, 2, 2, 2]
 
