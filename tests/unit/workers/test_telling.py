@@ -1,7 +1,7 @@
 """Pieces of streamed texts with the logprobs of their tokens: their sum is the answer."""
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from app.core.inference import Generated, Sampling, TokenLogprob, Written
 from app.core.types import Answer, Done, Piece
+from app.runtimes.base import StepRuntime
 from app.services.inference_service import InferenceRequest, InferenceResult
 from app.services.openai_chunks import ChatWriter, CompletionWriter, chunks
 from app.services.openai_generation import Asked, Head, chat_answer, completion_answer
@@ -31,6 +32,10 @@ class Reads:
         self.decode = vocabulary.decode
 
 
+def teller_of(vocabulary: Vocabulary) -> Teller:
+    return Teller(cast(StepRuntime, Reads(vocabulary)))
+
+
 def likely(token_ids: Sequence[int]) -> tuple[TokenLogprob, ...]:
     return tuple(TokenLogprob(-float(at), ((each, -0.5),)) for at, each in enumerate(token_ids))
 
@@ -47,7 +52,7 @@ def told(
     """All pieces of rows that grow side by side, a token per step, and their answer."""
     sampling = Sampling(100, len(rows), temperature=1.0, stop=tuple(stops), logprobs=1)
     plan = GenerationPlan([1], sampling, "")
-    teller: Any = Teller(Reads(vocabulary))  # type: ignore[arg-type]
+    teller = teller_of(vocabulary)
     texts = teller.open(plan)
     pieces: list[Piece] = []
     for at in range(max(map(len, rows)) - 1):  # the last step ends the item
@@ -147,7 +152,7 @@ def test_logprobs_that_wait_for_a_reader_count_by_their_size():
 def test_of_many_texts_each_is_told_at_every_second_step_and_at_its_first(count):
     vocabulary = VOCABULARIES["replaces"]
     plan = GenerationPlan([1], Sampling(100, 1), "")
-    teller: Any = Teller(Reads(vocabulary))  # type: ignore[arg-type]
+    teller = teller_of(vocabulary)
     texts = [teller.open(plan) for _ in range(count)]
     letter = 1 + ord("a")
     steps = [
